@@ -188,7 +188,12 @@ class ArtifactDir:
         replaced = self.final.with_name(f"{self.final.name}.old-{os.getpid()}")
         if self.final.exists():
             os.rename(self.final, replaced)
-        os.rename(self.path, self.final)
+        try:
+            os.rename(self.path, self.final)
+        except OSError:
+            if replaced.exists():
+                os.rename(replaced, self.final)
+            raise
         _sync_folder(self.final.parent)
         shutil.rmtree(replaced, ignore_errors=True)
 
