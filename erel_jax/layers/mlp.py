@@ -1,0 +1,31 @@
+"""The two-layer feed-forward network of a transformer block."""
+
+from typing import Any
+
+import jax
+
+from erel_jax.layers.activation import activation
+from erel_jax.layers.dense import dense
+from erel_jax.layers.precision import Precision
+from erel_jax.module import Initializer, ParamSpec, normal, zeros
+
+
+def mlp_spec(width: int, hidden: int, *, kernel_init: Initializer | None = None) -> dict[str, Any]:
+    """`up` [D, F] and `down` [F, D] with biases."""
+    kernel_init = kernel_init or normal(0.02)
+    return {
+        "up": {
+            "kernel": ParamSpec((width, hidden), ("embed", "mlp"), kernel_init),
+            "bias": ParamSpec((hidden,), ("mlp",), zeros),
+        },
+        "down": {
+            "kernel": ParamSpec((hidden, width), ("mlp", "embed"), kernel_init),
+            "bias": ParamSpec((width,), ("embed",), zeros),
+        },
+    }
+
+
+def mlp(params: dict[str, Any], x: jax.Array, *, activation_name: str, precision: Precision) -> jax.Array:
+    """`φ(x W_up + b) W_down + b` for float[..., D]; the activation runs in float32."""
+    hidden = activation(activation_name)(dense(x, params["up"]["kernel"], params["up"]["bias"], precision))
+    return dense(hidden, params["down"]["kernel"], params["down"]["bias"], precision)

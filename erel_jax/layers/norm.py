@@ -1,0 +1,43 @@
+"""Layer normalization in float32."""
+
+import jax
+import jax.numpy as jnp
+
+from erel_jax.module import ParamSpec, ones, zeros
+
+
+def layer_norm_spec(width: int) -> dict[str, ParamSpec]:
+    """Scale and bias [D] of a LayerNorm."""
+    return {"scale": ParamSpec((width,), ("embed",), ones), "bias": ParamSpec((width,), ("embed",), zeros)}
+
+
+def layer_norm(params: dict[str, jax.Array], x: jax.Array, eps: float) -> jax.Array:
+    """LayerNorm over the last axis.
+
+    Args:
+        params: `scale` and `bias`, float[D].
+        x: float[..., D].
+        eps: added to the variance; 1e-12 in BERT, 1e-5 in CLIP, 1e-6 in SASRec.
+
+    Returns:
+        x's shape and dtype; mean and variance are computed in float32.
+    """
+    wide = x.astype(jnp.float32)
+    mean = jnp.mean(wide, axis=-1, keepdims=True)
+    centered = wide - mean
+    variance = jnp.mean(centered * centered, axis=-1, keepdims=True)
+    leading = (1,) * (x.ndim - 1)
+    scale = params["scale"].astype(jnp.float32).reshape(*leading, -1)
+    bias = params["bias"].astype(jnp.float32).reshape(*leading, -1)
+    return (centered * jax.lax.rsqrt(variance + eps) * scale + bias).astype(x.dtype)
+
+
+def l2_normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
+    """Unit vectors along the last axis, in float32.
+
+    The epsilon is inside the square root, so value and gradient stay finite at zero; a zero vector stays zero.
+    """
+    wide = x.astype(jnp.float32)
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(wide), axis=-1, keepdims=True))
+    wide = wide / jnp.where(largest > 0, largest, 1.0)
+    return wide * jax.lax.rsqrt(jnp.sum(wide * wide, axis=-1, keepdims=True) + eps)

@@ -1,0 +1,142 @@
+"""Transformer blocks and the scanned stack that all encoders share.
+
+`block_spec` / `block` are one layer in post-norm (BERT) or pre-norm (ViT, CLIP) form. `run_stack` scans a stack of
+layers and can emit something small per layer (a pooled vector: a *tap*) so that no layer's tokens are kept; with
+`depth` it runs only the first layers.
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from erel_jax.errors import ConfigError
+from erel_jax.layers.attention import attention_spec, self_attention
+from erel_jax.layers.mlp import mlp, mlp_spec
+from erel_jax.layers.norm import layer_norm, layer_norm_spec
+from erel_jax.layers.precision import Precision
+from erel_jax.module import stack
+
+_unroll: contextvars.ContextVar[bool] = contextvars.ContextVar("unroll_stacks", default=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """One transformer layer.
+
+    Attributes:
+        width: model width D.
+        heads: attention heads H.
+        mlp_width: feed-forward width F.
+        activation: name of the MLP's activation.
+        norm: "post" (norm after each residual sum, BERT) or "pre" (norm before each sub-layer, ViT and CLIP).
+        eps: epsilon of the norms.
+    """
+
+    width: int
+    heads: int
+    mlp_width: int
+    activation: str = "gelu"
+    norm: str = "pre"
+    eps: float = 1e-12
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}.")
+        if self.norm not in ("pre", "post"):
+            raise ConfigError(f"got norm {self.norm!r}, expected 'pre' or 'post'.")
+
+
+def block_spec(config: BlockConfig) -> dict[str, Any]:
+    """Parameters of one layer: `attention`, `attention_norm`, `mlp`, `mlp_norm`."""
+    return {
+        "attention": attention_spec(config.width),
+        "attention_norm": layer_norm_spec(config.width),
+        "mlp": mlp_spec(config.width, config.mlp_width),
+        "mlp_norm": layer_norm_spec(config.width),
+    }
+
+
+def block(
+    config: BlockConfig, precision: Precision, params: dict[str, Any], x: jax.Array, mask: jax.Array | None
+) -> jax.Array:
+    """One transformer layer on float[B, L, D]; `mask` as in `attention.attend`."""
+
+    def attention(y: jax.Array) -> jax.Array:
+        return self_attention(params["attention"], y, mask, heads=config.heads, precision=precision)
+
+    def feed_forward(y: jax.Array) -> jax.Array:
+        return mlp(params["mlp"], y, activation_name=config.activation, precision=precision)
+
+    if config.norm == "pre":
+        x = x + attention(layer_norm(params["attention_norm"], x, config.eps))
+        return x + feed_forward(layer_norm(params["mlp_norm"], x, config.eps))
+    x = layer_norm(params["attention_norm"], x + attention(x), config.eps)
+    return layer_norm(params["mlp_norm"], x + feed_forward(x), config.eps)
+
+
+def stack_spec(config: BlockConfig, layers: int) -> dict[str, Any]:
+    """`block_spec` stacked on a leading `"layers"` axis."""
+    return stack(block_spec(config), layers)
+
+
+@contextlib.contextmanager
+def unrolled() -> Iterator[None]:
+    """Traces stacks layer by layer instead of as a scan.
+
+    XLA's cost analysis counts a scan's body once, whatever its length, so programs are unrolled to be measured.
+    A function traced before is cached by JAX under its identity: wrap it anew inside this context.
+    """
+    token = _unroll.set(True)
+    try:
+        yield
+    finally:
+        _unroll.reset(token)
+
+
+def run_stack(
+    layer: Callable[[dict[str, Any], jax.Array], jax.Array],
+    params: dict[str, Any],
+    x: jax.Array,
+    *,
+    layers: int,
+    depth: int | None = None,
+    emit: Callable[[jax.Array], Any] | None = None,
+    remat: bool = False,
+) -> tuple[jax.Array, Any]:
+    """Runs the first `depth` layers of a stack.
+
+    Args:
+        layer: `layer(params of one layer, x) -> x`.
+        params: parameters with a leading axis of size `layers`.
+        x: float[B, L, D], the embedding output (state 0).
+        layers: number of layers in the stack.
+        depth: layers to run; None runs all. Layers above are not computed.
+        emit: applied to state 0 and to the state after each layer run.
+        remat: recompute each layer in the backward pass instead of keeping its activations.
+
+    Returns:
+        (state after the last layer run, emitted values stacked on a leading axis of size depth + 1, or None).
+    """
+    depth = layers if depth is None else depth
+    if not 0 <= depth <= layers:
+        raise ConfigError(f"got depth {depth}, expected 0 to {layers}.")
+    step = jax.checkpoint(layer) if remat else layer
+
+    def body(carry: jax.Array, layer_params: dict[str, Any]):
+        state = step(layer_params, carry)
+        return state, None if emit is None else emit(state)
+
+    first = None if emit is None else emit(x)
+    if depth == 0:
+        return x, None if emit is None else jax.tree.map(lambda e: e[None], first)
+    if depth < layers:
+        params = jax.tree.map(lambda p: p[:depth], params)
+    x, rest = jax.lax.scan(body, x, params, unroll=depth if _unroll.get() else 1)
+    if emit is None:
+        return x, None
+    return x, jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
