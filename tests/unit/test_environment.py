@@ -16,9 +16,9 @@ def test_eight_cpu_devices():
 
 def test_numerics_are_strict():
     with pytest.raises(ValueError, match="promotion"):
-        jnp.ones(2, jnp.int32) * jnp.ones(2, jnp.float32)
+        _ = jnp.ones(2, jnp.int32) * jnp.ones(2, jnp.float32)
     with pytest.raises(ValueError, match="rank"):
-        jnp.ones((2, 3)) + jnp.ones(3)
+        _ = jnp.ones((2, 3)) + jnp.ones(3)
 
 
 def test_warnings_are_errors():
