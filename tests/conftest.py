@@ -48,7 +48,7 @@ class _Network:
         self.allowed = False
 
     def install(self) -> None:
-        for name in ("connect", "connect_ex", "sendto", "bind"):
+        for name in ("connect", "connect_ex", "sendto"):
             setattr(socket.socket, name, self._guard(getattr(socket.socket, name)))
         lookup = socket.getaddrinfo
 

@@ -24,6 +24,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "folders": {"errors"},
     "artifacts": {"errors", "folders"},
     "doctor": GROUND,
+    "launch": GROUND,
     "tree": GROUND,
     "module": GROUND | {"tree"},
     "layers": GROUND | CORE,
