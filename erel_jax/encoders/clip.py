@@ -1,0 +1,317 @@
+"""CLIP: the two towers of Radford et al. (2021), each an encoder of its own.
+
+Both are pre-norm. The text tower is causal and reads the state at the end-of-text token; the image tower normalizes
+its patch embedding before the first layer and reads the class token. A projection without bias maps either into the
+shared space; a tower saved without its projection has `projection=None` and returns the pooled state.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from erel_jax.encoders.encoded import Encoded, Encoder
+from erel_jax.encoders.states import check_pixels, check_text_inputs, run_states, stored
+from erel_jax.encoders.vit import check_patches, embed_image, image_embeddings_spec
+from erel_jax.errors import ConfigError
+from erel_jax.layers import (
+    FLOAT32,
+    BlockConfig,
+    Precision,
+    dense,
+    embed_tokens,
+    first_token,
+    layer_norm,
+    layer_norm_spec,
+    stack_spec,
+    token_at,
+)
+from erel_jax.module import Module, ParamSpec, normal
+
+LEGACY_EOS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipTextConfig:
+    """The architecture of a CLIP text tower; the defaults are that of ViT-B/32.
+
+    Attributes:
+        vocabulary: number of token ids.
+        width: model width D.
+        layers: transformer layers.
+        heads: attention heads H.
+        mlp_width: feed-forward width F.
+        max_positions: longest text in tokens.
+        activation: name of the feed-forward activation.
+        eps: epsilon of the layer norms.
+        projection: embedding width E, or None for no projection.
+        eos_id: id of the end-of-text token. The first CLIP configurations say 2, which is not that token's id; there
+            the position of the largest id is read instead.
+    """
+
+    vocabulary: int = 49408
+    width: int = 512
+    layers: int = 12
+    heads: int = 8
+    mlp_width: int = 2048
+    max_positions: int = 77
+    activation: str = "quick_gelu"
+    eps: float = 1e-5
+    projection: int | None = 512
+    eos_id: int = 49407
+
+    def __post_init__(self):
+        if not 0 <= self.eos_id < self.vocabulary:
+            raise ConfigError(f"eos_id {self.eos_id} is outside the vocabulary of {self.vocabulary} ids.")
+        _ = self.block
+
+    @property
+    def block(self) -> BlockConfig:
+        """One layer of the stack."""
+        return _block(self)
+
+    @classmethod
+    def base_32(cls) -> "ClipTextConfig":
+        """The text tower of CLIP ViT-B/32: 63,428,096 parameters."""
+        return cls()
+
+    @classmethod
+    def tiny(cls) -> "ClipTextConfig":
+        """A few thousand parameters, for tests."""
+        return cls(vocabulary=64, width=16, layers=3, heads=2, mlp_width=32, max_positions=24, projection=12, eos_id=63)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipVisionConfig:
+    """The architecture of a CLIP image tower; the defaults are that of ViT-B/32.
+
+    Attributes:
+        image_size: height and width of the input in pixels, a multiple of `patch`.
+        patch: side of a patch in pixels.
+        channels: color channels.
+        width: model width D.
+        layers: transformer layers.
+        heads: attention heads H.
+        mlp_width: feed-forward width F.
+        activation: name of the feed-forward activation.
+        eps: epsilon of the layer norms.
+        projection: embedding width E, or None for no projection.
+    """
+
+    image_size: int = 224
+    patch: int = 32
+    channels: int = 3
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_width: int = 3072
+    activation: str = "quick_gelu"
+    eps: float = 1e-5
+    projection: int | None = 512
+
+    def __post_init__(self):
+        check_patches(self.image_size, self.patch)
+        _ = self.block
+
+    @property
+    def patches(self) -> int:
+        """Number of patches P."""
+        return (self.image_size // self.patch) ** 2
+
+    @property
+    def block(self) -> BlockConfig:
+        """One layer of the stack."""
+        return _block(self)
+
+    @classmethod
+    def base_32(cls) -> "ClipVisionConfig":
+        """The image tower of CLIP ViT-B/32: 87,849,216 parameters."""
+        return cls()
+
+    @classmethod
+    def tiny(cls) -> "ClipVisionConfig":
+        """A few thousand parameters and 10 tokens, for tests."""
+        return cls(image_size=12, patch=4, width=16, layers=3, heads=2, mlp_width=32, projection=12)
+
+
+def _block(config: ClipTextConfig | ClipVisionConfig) -> BlockConfig:
+    return BlockConfig(
+        width=config.width,
+        heads=config.heads,
+        mlp_width=config.mlp_width,
+        activation=config.activation,
+        norm="pre",
+        eps=config.eps,
+    )
+
+
+def clip_text(config: ClipTextConfig, precision: Precision = FLOAT32, *, remat: bool = False) -> Encoder:
+    """The text tower of a CLIP model.
+
+    Args:
+        config: the architecture.
+        precision: dtypes of parameters, products and results.
+        remat: recompute layers in the backward pass (less memory, about a third more time).
+
+    Returns:
+        An `Encoder` of modality "text". Taps are the residual stream at the end-of-text token; `tokens` is the output
+        of the final norm. A row without an end-of-text token is read at its last real token.
+    """
+
+    def apply(
+        params: Any,
+        inputs: Mapping[str, jax.Array],
+        *,
+        taps: Sequence[int] | None = None,
+        embedding: bool = True,
+        tokens: bool = False,
+        hidden_states: bool = False,
+        key: jax.Array | None = None,
+        train: bool = False,
+    ) -> Encoded:
+        ids, mask = check_text_inputs(inputs, config.max_positions)
+        ends = end_positions(ids, mask, config.eos_id)
+        table = params["embeddings"]["token"]["table"]
+        positions = params["embeddings"]["position"]["table"][: ids.shape[1]].astype(precision.accumulate)
+        states = run_states(
+            config.block,
+            precision,
+            params["layers"],
+            embed_tokens(table, ids).astype(precision.accumulate) + positions[None],
+            mask[:, None, None, :] & jnp.tri(ids.shape[1], dtype=bool)[None, None],
+            layers=config.layers,
+            pool=lambda state: token_at(state, ends),
+            taps=taps,
+            last=embedding or tokens,
+            hidden_states=hidden_states,
+            remat=remat,
+        )
+        normalized = layer_norm(params["final_norm"], states.last, config.eps) if tokens else None
+        pooled = None
+        if embedding:
+            at_end = token_at(states.last, ends)
+            pooled = _project(params, layer_norm(params["final_norm"], at_end, config.eps), precision)
+        return Encoded(
+            embedding=pooled,
+            tokens=None if normalized is None else normalized.astype(jnp.float32),
+            mask=mask if tokens else None,
+            taps=states.taps,
+            hidden_states=states.hidden_states,
+        )
+
+    spec = {
+        "embeddings": {
+            "token": {"table": ParamSpec((config.vocabulary, config.width), ("vocab", "embed"))},
+            "position": {"table": ParamSpec((config.max_positions, config.width), (None, "embed"), normal(0.01))},
+        },
+        "layers": stack_spec(config.block, config.layers),
+        "final_norm": layer_norm_spec(config.width),
+        **_projection_spec(config),
+    }
+    return _tower("text", config, spec, apply, precision)
+
+
+def clip_vision(config: ClipVisionConfig, precision: Precision = FLOAT32, *, remat: bool = False) -> Encoder:
+    """The image tower of a CLIP model.
+
+    Args:
+        config: the architecture.
+        precision: dtypes of parameters, products and results.
+        remat: recompute layers in the backward pass (less memory, about a third more time).
+
+    Returns:
+        An `Encoder` of modality "image". State 0 is the patch embedding after its norm; taps are the class token of
+        the residual stream; `tokens` is the residual stream after the last layer, which CLIP does not normalize.
+    """
+
+    def apply(
+        params: Any,
+        inputs: Mapping[str, jax.Array],
+        *,
+        taps: Sequence[int] | None = None,
+        embedding: bool = True,
+        tokens: bool = False,
+        hidden_states: bool = False,
+        key: jax.Array | None = None,
+        train: bool = False,
+    ) -> Encoded:
+        pixels = check_pixels(inputs, config.image_size, config.channels)
+        embedded = embed_image(params["embeddings"], pixels, config.patch, precision)
+        states = run_states(
+            config.block,
+            precision,
+            params["layers"],
+            layer_norm(params["embeddings"]["norm"], embedded, config.eps),
+            None,
+            layers=config.layers,
+            pool=first_token,
+            taps=taps,
+            last=embedding or tokens,
+            hidden_states=hidden_states,
+            remat=remat,
+        )
+        pooled = None
+        if embedding:
+            normalized = layer_norm(params["final_norm"], first_token(states.last), config.eps)
+            pooled = _project(params, normalized, precision)
+        return Encoded(
+            embedding=pooled,
+            tokens=states.last.astype(jnp.float32) if tokens else None,
+            mask=None,
+            taps=states.taps,
+            hidden_states=states.hidden_states,
+        )
+
+    embeddings = image_embeddings_spec(config.patch, config.channels, config.patches, config.width, bias=False)
+    spec = {
+        "embeddings": {**embeddings, "norm": layer_norm_spec(config.width)},
+        "layers": stack_spec(config.block, config.layers),
+        "final_norm": layer_norm_spec(config.width),
+        **_projection_spec(config),
+    }
+    return _tower("image", config, spec, apply, precision)
+
+
+def end_positions(ids: jax.Array, mask: jax.Array, eos_id: int) -> jax.Array:
+    """Where each text ends.
+
+    Args:
+        ids: int32[B, L].
+        mask: bool[B, L] of real tokens.
+        eos_id: the end-of-text id, or 2 for configurations whose texts end in the largest id.
+
+    Returns:
+        int32[B]: the first end-of-text token among the real ones, else the last real token.
+    """
+    real = jnp.where(mask, ids, -1)
+    if eos_id == LEGACY_EOS:
+        return jnp.argmax(real, axis=1).astype(jnp.int32)
+    found = real == eos_id
+    last = jnp.maximum(jnp.sum(mask, axis=1, dtype=jnp.int32) - 1, 0)
+    return jnp.where(jnp.any(found, axis=1), jnp.argmax(found, axis=1).astype(jnp.int32), last)
+
+
+def _projection_spec(config: ClipTextConfig | ClipVisionConfig) -> dict[str, Any]:
+    if config.projection is None:
+        return {}
+    kernel = ParamSpec((config.width, config.projection), ("embed", None), normal(config.width**-0.5))
+    return {"projection": {"kernel": kernel}}
+
+
+def _project(params: Any, pooled: jax.Array, precision: Precision) -> jax.Array:
+    if "projection" in params:
+        pooled = dense(pooled, params["projection"]["kernel"], None, precision)
+    return pooled.astype(jnp.float32)
+
+
+def _tower(modality: str, config: Any, spec: Any, apply: Any, precision: Precision) -> Encoder:
+    return Encoder(
+        module=Module(stored(spec, precision), apply),
+        modality=modality,
+        config=config,
+        layers=config.layers,
+        width=config.width,
+        embedding_width=config.projection or config.width,
+    )

@@ -1,0 +1,34 @@
+"""Every encoder family under the name that Hugging Face configurations use (`model_type`).
+
+The contract tests run over this table, so a new family is tested as soon as it is listed here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from erel_jax.encoders.bert import BertConfig, bert
+from erel_jax.encoders.clip import ClipTextConfig, ClipVisionConfig, clip_text, clip_vision
+from erel_jax.encoders.encoded import Encoder
+from erel_jax.encoders.vit import VitConfig, vit
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderFamily:
+    """One kind of encoder.
+
+    Attributes:
+        config: the family's config class, with a preset `tiny()` for tests and defaults of the base size.
+        build: `build(config, precision=FLOAT32, *, remat=False) -> Encoder`.
+    """
+
+    config: Any
+    build: Callable[..., Encoder]
+
+
+ENCODERS: dict[str, EncoderFamily] = {
+    "bert": EncoderFamily(config=BertConfig, build=bert),
+    "vit": EncoderFamily(config=VitConfig, build=vit),
+    "clip_text_model": EncoderFamily(config=ClipTextConfig, build=clip_text),
+    "clip_vision_model": EncoderFamily(config=ClipVisionConfig, build=clip_vision),
+}
