@@ -1,6 +1,5 @@
 """Folders, the compile cache, network flags and energy counters."""
 
-import importlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 from erel_jax.doctor.finding import Finding, one_line, readable_bytes
 from erel_jax.errors import ConfigError
 from erel_jax.folders import cache_folder, check_writable
+from erel_jax.profiling.energy import nvml_counters, rapl_counters
 
 LOW_DISK_BYTES = 2 * 1024**3
 
@@ -71,27 +71,10 @@ def look_at_network() -> Iterator[Finding]:
 
 def look_at_energy() -> Iterator[Finding]:
     """Which energy counters can be read; a counter that cannot is reported as unavailable, never as zero."""
-    try:
-        pynvml = importlib.import_module("pynvml")
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        joules = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
-        yield Finding(topic="energy", name="NVML (GPU)", value=f"readable, {joules:.0f} J since the driver was loaded")
-    except ImportError:
-        yield Finding(topic="energy", name="NVML (GPU)", value="unavailable: nvidia-ml-py is not installed (extra gpu)")
-    except Exception as error:
-        yield Finding(topic="energy", name="NVML (GPU)", value=f"unavailable: {one_line(error)}")
-    counters = sorted(Path("/sys/class/powercap").glob("*rapl*:*/energy_uj"))
-    if not counters:
-        yield Finding(topic="energy", name="RAPL (CPU)", value="unavailable: the system has no such counter")
-        return
-    try:
-        counters[0].read_text()
-        yield Finding(topic="energy", name="RAPL (CPU)", value=f"readable, {len(counters)} counters")
-    except OSError as error:
-        advice = f"sudo chmod a+r {counters[0]} to measure energy."
-        value = f"unavailable: {error.strerror}"
-        yield Finding(topic="energy", name="RAPL (CPU)", value=value, state="note", advice=advice)
+    for name, (counters, reason) in (("NVML (GPU)", nvml_counters()), ("RAPL (CPU)", rapl_counters())):
+        readable = ", ".join(counter.name for counter in counters)
+        value = f"readable: {readable}" if counters else f"unavailable: {reason}"
+        yield Finding(topic="energy", name=name, value=value)
 
 
 def _nearest_existing(folder: Path) -> Path:

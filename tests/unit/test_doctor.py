@@ -159,7 +159,7 @@ def test_tokens_are_never_shown(monkeypatch):
 def test_absent_energy_counters_are_unavailable_not_zero(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
     item = named(surroundings.look_at_energy(), "NVML (GPU)")
-    assert item.value.startswith("unavailable")
+    assert item.value == "unavailable: NVML: nvidia-ml-py is not installed"
 
 
 def test_a_look_that_fails_is_reported(monkeypatch):

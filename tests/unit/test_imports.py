@@ -23,7 +23,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "errors": set(),
     "folders": {"errors"},
     "artifacts": {"errors", "folders"},
-    "doctor": GROUND,
+    "doctor": GROUND | {"profiling"},
     "launch": GROUND,
     "tree": GROUND,
     "module": GROUND | {"tree"},
