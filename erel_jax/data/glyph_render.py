@@ -89,10 +89,8 @@ class GlyphPen:
         Returns:
             uint8[32, 32], 0 background, 255 ink.
         """
-        for face in self._faces:
-            left, top, right, bottom = face.getbbox(character, anchor="ms")
-            if right - left <= SIDE and bottom - top <= SIDE:
-                break
+        face = next((face for face in self._faces if _fits(face, character)), self._faces[-1])
+        left, top, right, bottom = face.getbbox(character, anchor="ms")
         # The baseline gives way only where ink would fall outside.
         x = min(max(SIDE // 2, -left), SIDE - right)
         y = min(max(BASELINE, -top), SIDE - bottom)
@@ -110,3 +108,8 @@ class GlyphPen:
             False for a blank picture and for the missing box.
         """
         return bool(picture.any()) and not np.array_equal(picture, self._missing)
+
+
+def _fits(face: ImageFont.FreeTypeFont, character: str) -> bool:
+    left, top, right, bottom = face.getbbox(character, anchor="ms")
+    return right - left <= SIDE and bottom - top <= SIDE

@@ -41,6 +41,8 @@ ADAPTATION_FONTS = (
     "STIXGeneralItalic",
     "STIXGeneralBolIta",
 )
+# Raised when the drawing code changes, so that older copies are not taken for the new data.
+RECIPE = 1
 # First words of the names in the base half.
 BASE_SCRIPTS = frozenset(
     {"latin", "greek", "cyrillic", "digit", "modifier", "superscript", "subscript", "roman", "vulgar"}
@@ -128,7 +130,8 @@ def glyph_recipe() -> str:
     import PIL
     from PIL import features
 
-    digest = hashlib.sha256(repr((PIL.__version__, features.version("freetype2"), HELD_OUT)).encode())
+    choices = (RECIPE, PIL.__version__, features.version("freetype2"), HELD_OUT, sorted(BASE_SCRIPTS))
+    digest = hashlib.sha256(repr(choices).encode())
     for font in (*BASE_FONTS, *ADAPTATION_FONTS):
         digest.update(font_path(font).read_bytes())
     return digest.hexdigest()

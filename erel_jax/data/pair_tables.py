@@ -70,8 +70,8 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
     Args:
         path: UTF-8 file. In `.csv` and `.tsv` the first row may be a header that names one image column (`image`,
             `file_name`, `filename`, `image_path`, `path`) and one text column (`text`, `caption`, `title`, `name`,
-            `item`, `item_id`); without a header there are exactly two columns, image and text. `.jsonl` has one object per
-            line with such keys. Tab-separated files have no quoting; blank lines are skipped.
+            `item`, `item_id`); without a header there are exactly two columns, image and text. `.jsonl` has one
+            object per line with such keys. Tab-separated files have no quoting; blank lines are skipped.
 
     Returns:
         The rows in file order.
@@ -104,7 +104,7 @@ def read_rows(path: str | os.PathLike[str], delimiter: str) -> list[tuple[int, l
     Raises:
         DataError: The file is missing, empty or not UTF-8, or a row has another number of columns than the first.
     """
-    lines = read_lines(path)
+    lines = read_lines(Path(path))
     if delimiter == ",":
         reader = csv.reader(io.StringIO("\n".join(lines), newline=""), strict=True)
         rows: list[tuple[int, list[str]]] = []
@@ -145,8 +145,8 @@ def _from_rows(path: Path, rows: list[tuple[int, list[str]]]) -> list[Pair]:
         image, text = 0, 1
     else:
         raise DataError(
-            f"{path}, line {rows[0][0]}: got {len(header)} columns without a known header. Expected two columns (image, "
-            f"text), or a header with one of {', '.join(IMAGE_COLUMNS)} and one of {', '.join(TEXT_COLUMNS)}."
+            f"{path}, line {rows[0][0]}: got {len(header)} columns without a known header. Expected two columns "
+            f"(image, text), or a header with one of {', '.join(IMAGE_COLUMNS)} and one of {', '.join(TEXT_COLUMNS)}."
         )
     return [_pair(path, number, row[image], row[text]) for number, row in rows]
 

@@ -5,23 +5,39 @@ Whatever must stay together (equal texts, variants of one drawing) shares a grou
 """
 
 import hashlib
+from collections.abc import Sequence
+
+from erel_jax.errors import DataError
+
+SPLITS = ("train", "validation", "test")
+VALIDATION_PERCENT = 10
+TEST_PERCENT = 10
 
 
-def draw_split(group: str, *, validation_percent: int = 10, test_percent: int = 10) -> str:
-    """Draw the split of a group.
+def split_groups(groups: Sequence[str]) -> list[str]:
+    """Assign items to splits so that a group is never divided, about 80/10/10 by groups.
 
     Args:
-        group: Name of the group; compared without regard to case.
-        validation_percent: Expected share of the validation split in percent of the groups.
-        test_percent: Expected share of the test split.
+        groups: Group name of each item; names that differ in case alone are one group.
 
     Returns:
-        `"train"`, `"validation"` or `"test"`.
+        `"train"`, `"validation"` or `"test"` for each item: by the hash of the group alone, except where that would
+        leave a split of a small data set empty; then the groups are ranked by their hash and cut by count.
+
+    Raises:
+        DataError: There are fewer than three groups.
     """
-    place = int.from_bytes(hashlib.sha256(group.casefold().encode("utf-8", "replace")).digest()[:8]) % 100
-    if place < test_percent:
-        return "test"
-    return "validation" if place < test_percent + validation_percent else "train"
+    places = {group: _hash(group) for group in dict.fromkeys(group.casefold() for group in groups)}
+    if len(places) < len(SPLITS):
+        raise DataError(f"Got {len(places)} distinct texts, expected at least {len(SPLITS)} to split. Bring more data.")
+    assigned = {group: _split_at(place % 100) for group, place in places.items()}
+    if set(assigned.values()) != set(SPLITS):
+        held_out = max(1, round(len(places) * TEST_PERCENT / 100))
+        ranked = sorted(places, key=lambda group: (places[group], group))
+        assigned = dict.fromkeys(ranked, "train")
+        assigned |= dict.fromkeys(ranked[:held_out], "test")
+        assigned |= dict.fromkeys(ranked[held_out : 2 * held_out], "validation")
+    return [assigned[group.casefold()] for group in groups]
 
 
 def join_groups(rows: list[tuple[str, str]]) -> list[str]:
@@ -47,3 +63,13 @@ def join_groups(rows: list[tuple[str, str]]) -> list[str]:
         earlier = first_with.setdefault(text, group)
         parent[root(group)] = root(earlier)
     return [root(group) for group, _ in rows]
+
+
+def _hash(group: str) -> int:
+    return int.from_bytes(hashlib.sha256(group.encode("utf-8", "replace")).digest()[:8])
+
+
+def _split_at(place: int) -> str:
+    if place < TEST_PERCENT:
+        return "test"
+    return "validation" if place < TEST_PERCENT + VALIDATION_PERCENT else "train"

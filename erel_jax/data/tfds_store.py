@@ -9,13 +9,13 @@ here the guarded `decode_image` alone decodes.)
 import contextlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from erel_jax.errors import DataError
+from erel_jax.errors import CorruptArtifactError, DataError
 
 FILE_FORMAT = "array_record"
 
@@ -33,7 +33,7 @@ def prepare(
         folder: The person's folder with the source files, for builders that need one.
 
     Returns:
-        The prepared builder. Its `info.metadata` holds what the builder left out.
+        The prepared builder. `metadata_of` it holds what the builder left out.
 
     Raises:
         DataError: A source file is missing, or `folder` is not a folder.
@@ -51,16 +51,45 @@ def prepare(
     return builder
 
 
-def read_split(builder: tfds.core.DatasetBuilder, split: str, encoded: str | None = None) -> Sequence[Mapping[str, Any]]:
-    """Open one split for random access.
+def metadata_of(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
+    """Return the free part of a data set's description, stored with it.
+
+    Args:
+        builder: A builder whose `_info` gives a `MetadataDict`.
+
+    Returns:
+        The dictionary itself; what is put into it while examples are generated is stored.
+    """
+    metadata = builder.info.metadata
+    assert isinstance(metadata, dict), "the builder declares metadata=tfds.core.MetadataDict()"
+    return metadata
+
+
+def read_split(
+    builder: tfds.core.DatasetBuilder, split: str, encoded: str | None = None
+) -> Iterator[Mapping[str, Any]]:
+    """Read one split from its first example to its last.
 
     Args:
         builder: From `prepare`.
         split: Split name.
         encoded: Name of an image feature to leave as encoded bytes.
 
-    Returns:
-        A sequence of examples. `Text` features are UTF-8 bytes.
+    Yields:
+        Examples. `Text` features are UTF-8 bytes.
+
+    Raises:
+        CorruptArtifactError: A record is damaged; names the folder, the split and the record.
     """
     decoders = None if encoded is None else {encoded: tfds.decode.SkipDecoding()}
-    return builder.as_data_source(split=split, decoders=decoders)
+    position = -1
+    try:
+        # The decorator on this method of TFDS hides its parameters.
+        source = builder.as_data_source(split=split, decoders=decoders)  # pyright: ignore[reportCallIssue]
+        for position in range(len(source)):
+            yield source[position]
+    except Exception as error:  # what a damaged record raises is not documented
+        raise CorruptArtifactError(
+            f"{builder.data_dir}: record {position} of split {split!r} is damaged ({type(error).__name__}). "
+            "Delete this folder and run again; it is made from the source files."
+        ) from error
