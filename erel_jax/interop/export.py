@@ -1,0 +1,63 @@
+"""Encoders to Hugging Face folders that load here and in transformers with equal outputs."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+from safetensors.numpy import save_file
+
+from erel_jax.artifacts import ArtifactDir
+from erel_jax.encoders import BertConfig, Encoder
+from erel_jax.interop.configurations import document_of
+from erel_jax.interop.safetensors_folder import WEIGHTS
+from erel_jax.interop.sentence_transformers import settings_files
+from erel_jax.interop.weight_maps import WEIGHT_MAPS
+from erel_jax.interop.weights import write_tensors
+
+
+def save_encoder(
+    folder: str | os.PathLike[str],
+    encoder: Encoder,
+    params: Any,
+    tokenizer_json: str | None = None,
+    preprocessor: dict[str, Any] | None = None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a folder with `config.json`, `model.safetensors` and, where given, the preprocessing beside them.
+
+    The folder appears whole or not at all, with a `manifest.json` of digests. A BERT encoder that pools by mean or by
+    its first token also gets the files that make it a sentence-transformers folder.
+
+    Args:
+        folder: the folder to make.
+        encoder: the tower.
+        params: its parameters as plain arrays: merge adapters and dequantize first.
+        tokenizer_json: text of a `tokenizer.json`, see `TextTokenizer.to_json`.
+        preprocessor: contents of a `preprocessor_config.json`, see `image_processor.vit_settings`.
+        overwrite: replace an existing folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: the folder exists, or the encoder is of no registered family.
+        CheckpointError: parameters without a place in the original model.
+    """
+    document = document_of(encoder.config)
+    tensors = write_tensors(params, WEIGHT_MAPS[document["model_type"]](encoder.config))
+    document["dtype"] = str(jax.tree.leaves(params)[0].dtype)
+    files: dict[str, Any] = {"config.json": document}
+    if isinstance(encoder.config, BertConfig) and encoder.config.pooling != "pooler":
+        files |= settings_files(encoder.config.pooling, encoder.width, encoder.config.max_positions)
+    if preprocessor is not None:
+        files["preprocessor_config.json"] = preprocessor
+    with ArtifactDir(folder, kind="encoder", overwrite=overwrite) as artifact:
+        for name, content in files.items():
+            artifact.file(name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        if tokenizer_json is not None:
+            artifact.file("tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+        save_file(tensors, artifact.file(WEIGHTS), metadata={"format": "pt"})
+    return Path(folder)

@@ -1,0 +1,189 @@
+"""Encoders from Hugging Face folders: architecture, weights, tokenizer and image processor in one call.
+
+    loaded = load_encoder("sentence-transformers/all-MiniLM-L6-v2")
+    inputs = loaded.tokenizer.encode(["a red shoe"], max_length=32)
+    vectors = loaded.encoder.module.apply(loaded.params, inputs).embedding
+
+Nothing from the folder is executed: weights are read from safetensors alone, code of the repository is refused.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from erel_jax.encoders import ENCODERS, Encoder
+from erel_jax.errors import CheckpointError, ConfigError
+from erel_jax.folders import safe_join
+from erel_jax.interop.configurations import CONFIG_READERS, towers
+from erel_jax.interop.hub import Source, locate
+from erel_jax.interop.image_processor import ImageProcessor, read_image_processor
+from erel_jax.interop.safetensors_folder import TensorFolder, read_json
+from erel_jax.interop.sentence_transformers import SentenceSettings, read_settings
+from erel_jax.interop.tokenizer import TextTokenizer, read_tokenizer
+from erel_jax.interop.weight_maps import WEIGHT_MAPS
+from erel_jax.interop.weights import read_params
+from erel_jax.layers import FLOAT32, Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """An encoder with what it needs to be used.
+
+    Attributes:
+        encoder: the tower; `encoder.module.apply(params, inputs, taps=...)`.
+        params: its parameters, in the dtype `precision.param`.
+        tokenizer: for text encoders whose folder has one.
+        image_processor: for image encoders whose folder has its settings.
+        source: the Hub id or folder it came from.
+        revision: 40-digit commit of a Hub snapshot, None for a plain folder.
+        fingerprint: SHA-256 over weights, configuration, pooling and preprocessing: equal fingerprints give equal
+            states, so caches of states are named by it.
+    """
+
+    encoder: Encoder
+    params: Any
+    tokenizer: TextTokenizer | None
+    image_processor: ImageProcessor | None
+    source: str
+    revision: str | None
+    fingerprint: str
+
+
+def load_encoder(
+    id_or_folder: str | os.PathLike[str],
+    *,
+    modality: str | None = None,
+    precision: Precision = FLOAT32,
+    pooling: str | None = None,
+    revision: str | None = None,
+    remat: bool = False,
+) -> Loaded:
+    """One encoder of a Hugging Face folder or Hub id.
+
+    Args:
+        id_or_folder: a folder with `config.json` and safetensors weights, or a Hub id.
+        modality: "text" or "image"; needed for a CLIP model, which has both.
+        precision: dtypes of the encoder; parameters are cast to `precision.param`.
+        pooling: "cls", "pooler" or "mean" for BERT; None takes what the folder says (sentence-transformers folders
+            do), else "cls".
+        revision: branch, tag or commit of a Hub id.
+        remat: recompute layers in the backward pass.
+
+    Returns:
+        `Loaded`.
+
+    Raises:
+        ConfigError: not a folder or id, an unknown architecture, or an option that does not fit it.
+        CheckpointError: the weights do not fit the configuration (one report), or there are only pickles.
+        CorruptArtifactError: a damaged or unsafe file.
+        NonFiniteError: weights with NaN or infinity.
+    """
+    source = locate(id_or_folder, revision)
+    document = _config(source)
+    available = towers(document, source.folder / "config.json")
+    if modality is None and len(available) > 1:
+        raise ConfigError(f"{source.name} has a text and an image encoder; choose one with modality='text' or 'image'.")
+    chosen = next(iter(available)) if modality is None else modality
+    if chosen not in available:
+        raise ConfigError(f"{source.name} has no encoder for {chosen!r}, only for {sorted(available)}.")
+    return _load(source, *available[chosen], precision=precision, pooling=pooling, remat=remat)
+
+
+def load_towers(
+    id_or_folder: str | os.PathLike[str], *, precision: Precision = FLOAT32, revision: str | None = None
+) -> dict[str, Loaded]:
+    """Every encoder of a folder by modality: both towers of a CLIP model, the one encoder of others.
+
+    Args:
+        id_or_folder: as in `load_encoder`.
+        precision: dtypes of the encoders.
+        revision: branch, tag or commit of a Hub id.
+
+    Returns:
+        Modality ("text", "image") to `Loaded`.
+    """
+    source = locate(id_or_folder, revision)
+    available = towers(_config(source), source.folder / "config.json")
+    return {modality: _load(source, *tower, precision=precision) for modality, tower in available.items()}
+
+
+def _config(source: Source) -> dict[str, Any]:
+    path = safe_join(source.folder, "config.json", link_root=source.link_root)
+    if not path.is_file():
+        raise CheckpointError(f"{source.folder} has no config.json. Point to a folder in the Hugging Face layout.")
+    return read_json(path)
+
+
+def _load(
+    source: Source,
+    kind: str,
+    document: dict[str, Any],
+    *,
+    precision: Precision,
+    pooling: str | None = None,
+    remat: bool = False,
+) -> Loaded:
+    settings = read_settings(source.folder, source.link_root) if kind == "bert" else SentenceSettings()
+    if pooling is not None and kind != "bert":
+        raise ConfigError(f"got pooling {pooling!r} for {source.name}; only BERT encoders have a choice.")
+    tensors = TensorFolder(source.folder, link_root=source.link_root)
+    pooled = pooling or document.get("erel_jax_pooling") or settings.pooling or "cls"
+    config = CONFIG_READERS[kind](document, pooled, tensors.names)
+    encoder = ENCODERS[kind].build(config, precision, remat=remat)
+    tokenizer = image_processor = None
+    if encoder.modality == "text":
+        tokenizer = read_tokenizer(
+            source.folder,
+            max_positions=config.max_positions,
+            vocabulary=config.vocabulary,
+            max_length=settings.max_length,
+            lowercase=settings.lowercase,
+            link_root=source.link_root,
+        )
+        _check_end(tokenizer, config, source)
+    else:
+        image_processor = read_image_processor(source.folder, source.link_root)
+    return Loaded(
+        encoder=encoder,
+        params=read_params(tensors, WEIGHT_MAPS[kind](config), encoder.module.spec),
+        tokenizer=tokenizer,
+        image_processor=image_processor,
+        source=source.name,
+        revision=source.revision,
+        fingerprint=_fingerprint(tensors, kind, config, precision, tokenizer, image_processor),
+    )
+
+
+def _check_end(tokenizer: TextTokenizer | None, config: Any, source: Source) -> None:
+    """Refuses a text tower that would read another token than the one its tokenizer puts last."""
+    expected = getattr(config, "eos_id", None)
+    if tokenizer is None or expected is None:
+        return
+    if expected == 2:
+        expected = tokenizer.vocabulary - 1
+    if tokenizer.end_id != expected:
+        raise CheckpointError(
+            f"{source.name}: texts end with token {tokenizer.end_id}, the configuration reads token {expected}. "
+            "Tokenizer and config.json do not belong together."
+        )
+
+
+def _fingerprint(
+    tensors: TensorFolder,
+    kind: str,
+    config: Any,
+    precision: Precision,
+    tokenizer: TextTokenizer | None,
+    image_processor: ImageProcessor | None,
+) -> str:
+    described = {
+        "weights": tensors.digests(),
+        "kind": kind,
+        "config": repr(config),
+        "precision": repr(precision),
+        "tokenizer": None if tokenizer is None else [tokenizer.to_json(), tokenizer.lowercase],
+        "image_processor": None if image_processor is None else image_processor.document,
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,158 @@
+"""Pictures to normalized pixels, as a folder's `preprocessor_config.json` says.
+
+Resizing and cropping go through the transformers image processor with its Pillow backend, so that pixels equal those
+the model was trained on. Pictures that have the right size already only need arithmetic, which is done in NumPy for
+the whole batch.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from erel_jax.errors import ConfigError, DataError
+from erel_jax.folders import safe_join
+from erel_jax.interop.configurations import refuse_code
+from erel_jax.interop.safetensors_folder import read_json
+
+_SETTINGS = ("do_resize", "size", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+
+
+class ImageProcessor:
+    """Resize, crop, rescale and normalize.
+
+    Args:
+        document: a parsed `preprocessor_config.json`.
+
+    Attributes:
+        document: the settings, as stored.
+        output_size: (height, width) of the results, or None where it depends on the picture.
+    """
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document = document
+        self._processor: Any = None
+        settings = document if _is_complete(document) else self._resolved()
+        scale = float(settings["rescale_factor"]) if settings["do_rescale"] else 1.0
+        mean = np.asarray(settings["image_mean"] if settings["do_normalize"] else 0.0, np.float64)
+        std = np.asarray(settings["image_std"] if settings["do_normalize"] else 1.0, np.float64)
+        if not (std > 0).all():
+            raise ConfigError(f"image_std {std.tolist()} must be positive.")
+        values = (np.arange(256, dtype=np.float64)[:, None] * scale - mean) / std
+        self._table = np.broadcast_to(values.astype(np.float32), (256, 3))
+        self._resize = settings["size"] if settings["do_resize"] else None
+        crop = settings["crop_size"] if settings.get("do_center_crop") else None
+        self.output_size = _pair(crop) or _pair(self._resize)
+
+    @property
+    def processor(self) -> Any:
+        """The transformers processor behind the general path, loaded when first needed."""
+        if self._processor is None:
+            self._processor = _transformers_processor(self.document)
+        return self._processor
+
+    def _resolved(self) -> dict[str, Any]:
+        """Every setting, with the defaults of the processor's class where the document leaves them out."""
+        names = (*_SETTINGS, "do_center_crop", "crop_size")
+        return {name: getattr(self.processor, name, None) for name in names}
+
+    def process(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+        """Normalized pixels.
+
+        Args:
+            images: uint8[N, H, W, 3], or N arrays uint8[H, W, 3] of any sizes.
+
+        Returns:
+            float32[N, h, w, 3], the `pixels` of an image encoder.
+
+        Raises:
+            DataError: an array is not uint8 with three channels last.
+        """
+        for i, image in enumerate(images):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+                raise DataError(f"image {i} is {image.dtype}{list(image.shape)}, expected uint8[H, W, 3].")
+        if self._is_exact(images):
+            return self._normalize(np.asarray(images))
+        batch = self.processor(list(images), input_data_format="channels_last", return_tensors="np")
+        return np.ascontiguousarray(np.asarray(batch["pixel_values"], np.float32).transpose(0, 2, 3, 1))
+
+    def _is_exact(self, images: np.ndarray | Sequence[np.ndarray]) -> bool:
+        """Whether resizing and cropping would change nothing."""
+        shapes = {image.shape[:2] for image in images}
+        if len(shapes) != 1:
+            return False
+        shape = shapes.pop()
+        if self.output_size is not None and shape != self.output_size:
+            return False
+        if self._resize is None or _pair(self._resize) == shape:
+            return True
+        return self._resize.get("shortest_edge") == min(shape) and not self._resize.get("longest_edge")
+
+    def _normalize(self, images: np.ndarray) -> np.ndarray:
+        pixels = np.empty(images.shape, np.float32)
+        for channel in range(3):
+            np.take(self._table[:, channel], images[..., channel], out=pixels[..., channel])
+        return pixels
+
+
+def read_image_processor(folder: str | os.PathLike[str], link_root: Path | None = None) -> ImageProcessor | None:
+    """The image processor of a Hugging Face folder, or None where it has no settings for one.
+
+    Raises:
+        CorruptArtifactError: the file is damaged, or asks for code.
+        ConfigError: the processor is of a kind that transformers does not know.
+    """
+    path = safe_join(folder, "preprocessor_config.json", link_root=link_root)
+    document: dict[str, Any] = read_json(path) if path.is_file() else {}
+    if not path.is_file():
+        path = safe_join(folder, "processor_config.json", link_root=link_root)
+        document = (read_json(path).get("image_processor") or {}) if path.is_file() else {}
+    if not document:
+        return None
+    refuse_code(document, path)
+    return ImageProcessor(document)
+
+
+def vit_settings(image_size: int, mean: float = 0.5, std: float = 0.5) -> dict[str, Any]:
+    """A `preprocessor_config.json` for a ViT: bilinear resize to a square, then `(x / 255 - mean) / std`."""
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": image_size, "width": image_size},
+        "resample": 2,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [mean] * 3,
+        "image_std": [std] * 3,
+    }
+
+
+def _is_complete(document: dict[str, Any]) -> bool:
+    """Whether the document leaves nothing to a processor's defaults, so that transformers need not be loaded."""
+    crops = document.get("do_center_crop", not str(document.get("image_processor_type", "")).startswith("ViTImage"))
+    sizes = [document.get("size"), *([document.get("crop_size")] if crops else [])]
+    return all(name in document for name in _SETTINGS) and all(isinstance(size, dict) for size in sizes)
+
+
+def _transformers_processor(document: dict[str, Any]) -> Any:
+    import transformers
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(document), encoding="utf-8")
+        try:
+            return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+            raise ConfigError(f"the image processor settings cannot be used ({error}).") from error
+
+
+def _pair(size: Any) -> tuple[int, int] | None:
+    """(height, width) of a size setting, or None where there is none or it is an edge length."""
+    if not size:
+        return None
+    height, width = size.get("height"), size.get("width")
+    return (int(height), int(width)) if height and width else None
