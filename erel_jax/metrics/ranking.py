@@ -79,7 +79,7 @@ def rank_by_scores(
     targets: np.ndarray,
     seen: np.ndarray,
     *,
-    block_size: int = 512,
+    block_size: int = 128,
 ) -> Ranks:
     """Rank the targets with any scoring function, block by block.
 
@@ -119,7 +119,7 @@ def count_ranks_by_embeddings(
     targets: jax.Array,
     seen: jax.Array,
     *,
-    block_size: int = 256,
+    block_size: int = 512,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`count_ranks` for scores that are dot products, without ever holding all of them; pure and jittable.
 
@@ -165,7 +165,7 @@ def rank_by_embeddings(
     targets: np.ndarray,
     seen: np.ndarray,
     *,
-    block_size: int = 256,
+    block_size: int = 512,
 ) -> Ranks:
     """Rank the targets by dot products of user states and item embeddings, in one compiled call.
 

@@ -1,0 +1,5 @@
+"""User encoders: from a sequence of item embeddings to user states."""
+
+from erel_jax.recommendation.sasrec import SasrecConfig, sasrec
+
+__all__ = ["SasrecConfig", "sasrec"]
