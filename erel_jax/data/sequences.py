@@ -8,6 +8,7 @@ training windows and evaluation targets.
 """
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,12 +140,14 @@ def read_sequence_arrays(path: str | Path) -> Sequences:
     expected = "user_id[U], offsets[U + 1] and movie_id[interactions], all integers"
     if not path.is_file():
         raise DataError(f"{path}: no such file. Expected a NumPy archive with {expected}.")
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: not a readable NumPy archive (no zip directory). Expected {expected}.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             user_id, offsets, movie_id = (archive[name] for name in ("user_id", "offsets", "movie_id"))
     except KeyError as error:
         raise DataError(f"{path}: an array is missing ({error.args[0]}). Expected {expected}.") from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not a readable NumPy archive ({error}). Expected {expected}.") from error
     arrays = {"user_id": user_id, "offsets": offsets, "movie_id": movie_id}
     for name, array in arrays.items():
