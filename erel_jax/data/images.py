@@ -19,7 +19,7 @@ MAX_PIXELS = 50_000_000
 MAX_FILE_BYTES = 64 * 1024**2
 WHITE = (255, 255, 255)
 # Formats decoded inside Pillow itself; EPS, for one, starts an external program.
-FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -62,8 +62,9 @@ def decode_image(
     Numerics:
         16-bit values are scaled by 255/65535 with rounding (Pillow's own conversion clips them at 255). 32-bit
         integer images whose values fit into 16 bits are treated the same way. Float images in 0..1 are scaled by 255;
-        other float or integer images are mapped linearly from their own minimum and maximum. Transparent pixels are
-        composited on `background` (Pillow's own conversion drops the alpha channel). Resizing is bicubic.
+        other float or integer images are mapped linearly from their own minimum and maximum (a constant one to 0).
+        Transparent pixels are composited on `background` (Pillow's own conversion drops the alpha channel). Resizing
+        is bicubic.
     """
     name, data = _read(source)
     try:
@@ -135,7 +136,8 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
         low, high = 0.0, 65535.0
     elif values.dtype.kind == "f" and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
-    scaled = (values.astype(np.float64) - low) * (255.0 / max(high - low, np.finfo(np.float64).tiny))
+    scale = 255.0 / (high - low) if high > low else 0.0
+    scaled = (values.astype(np.float64) - low) * scale
     return np.round(scaled).astype(np.uint8)
 
 

@@ -47,7 +47,7 @@ def join_groups(rows: list[tuple[str, str]]) -> list[str]:
         rows: Group and text of each item.
 
     Returns:
-        One group name per item: the first name, in file order, of all groups linked by texts.
+        One group name per item: the smallest name of all groups linked by texts, whatever the order of the rows.
     """
     parent: dict[str, str] = {}
 
@@ -61,7 +61,8 @@ def join_groups(rows: list[tuple[str, str]]) -> list[str]:
     for group, text in rows:
         parent.setdefault(group, group)
         earlier = first_with.setdefault(text, group)
-        parent[root(group)] = root(earlier)
+        first, second = sorted((root(group), root(earlier)))
+        parent[second] = first
     return [root(group) for group, _ in rows]
 
 
