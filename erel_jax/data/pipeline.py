@@ -6,7 +6,7 @@ carries, besides Grain's position, a fingerprint of everything that decides the 
 the state of any other pipeline in silence. `eval_batches` covers every row exactly once, in batches of one shape.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import grain
@@ -127,6 +127,39 @@ class _EpochOrder:
             self._epoch = epoch
         start = step_in_epoch * self.batch
         return self._rows[start : start + self.batch].copy()
+
+
+class GatheredBatches:
+    """A `BatchStream` together with what its rows stand for; an iterator with the state of its stream.
+
+    Args:
+        stream: Draws the rows.
+        gather: From rows int32[B] to arrays by name, on the host.
+        ids: Id of every row, for reports about single examples.
+    """
+
+    def __init__(
+        self, stream: BatchStream, gather: Callable[[np.ndarray], Mapping[str, np.ndarray]], ids: Sequence[str]
+    ) -> None:
+        self.stream = stream
+        self._gather = gather
+        self._ids = ids
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tuple[Mapping[str, np.ndarray], list[str]]:
+        """Return the arrays of the next batch and the ids of its examples."""
+        rows = next(self.stream)
+        return self._gather(rows), [self._ids[row] for row in rows.tolist()]
+
+    def state(self) -> dict[str, Any]:
+        """Return the stream's state as JSON values."""
+        return self.stream.state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go to a saved position; raises `ConfigError` like `BatchStream.restore`."""
+        self.stream.restore(state)
 
 
 def eval_batches(size: int, batch: int, *, shard: int = 0, shards: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from erel_jax.data.pipeline import BatchStream, eval_batches, gather_pairs
+from erel_jax.data.pipeline import BatchStream, GatheredBatches, eval_batches, gather_pairs
 from erel_jax.errors import ConfigError
 
 
@@ -154,3 +154,20 @@ def test_gather_fetches_pictures_and_text_rows() -> None:
     for rows in ([5], [-1]):
         with pytest.raises(ConfigError, match="of a split with 5 pictures"):
             gather_pairs(split, np.array(rows))  # pyright: ignore[reportArgumentType]
+
+
+def test_gathered_batches_carry_arrays_ids_and_state() -> None:
+    def make() -> GatheredBatches:
+        return GatheredBatches(stream(), lambda rows: {"doubled": rows * 2}, [f"id {row}" for row in range(103)])
+
+    batches, rows = make(), stream()
+    for _ in range(5):
+        arrays, ids = next(batches)
+        expected = next(rows)
+        assert arrays["doubled"].tolist() == (expected * 2).tolist()
+        assert ids == [f"id {row}" for row in expected]
+    resumed = make()
+    resumed.restore(batches.state())
+    assert next(resumed)[1] == next(batches)[1]
+    with pytest.raises(ConfigError, match="different: seed"):
+        GatheredBatches(stream(seed=1), dict, []).restore(batches.state())
