@@ -73,8 +73,8 @@ def test_first_matching_pattern_gives_the_rate():
     ones = jax.tree.map(jnp.ones_like, params)
     result = run(adam([("text/bias", 0.5), ("text/.*", 0.25), (".*", 0.125)]), params, [ones])
     steps = {path: -float(value[0]) for path, value in tree.paths(result).items()}
-    # Adam's first step is the rate itself, whatever the gradient.
-    assert steps == pytest.approx({"head/kernel": 0.125, "text/bias": 0.5, "text/kernel": 0.25}, rel=1e-6)
+    # Adam's first step is the rate itself, whatever the gradient; optax forms 1 - 0.999 in float32.
+    assert steps == pytest.approx({"head/kernel": 0.125, "text/bias": 0.5, "text/kernel": 0.25}, rel=2e-5)
 
 
 def test_parameter_without_a_rate_is_named():

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from erel_jax.errors import ConfigError
-from erel_jax.training import abstract_state, adam, new_state, tree_shardings
 from erel_jax.sharding import make_mesh
+from erel_jax.training import abstract_state, adam, new_state, tree_shardings
 
 
 def test_abstract_state_has_the_shapes_of_the_real_one(head_task):

@@ -17,8 +17,8 @@ def batch_of(task, number=0, bad=()):
     return next(stream)[0]
 
 
-def host(tree_):
-    return jax.tree.map(lambda leaf: np.array(jax.random.key_data(leaf) if leaf.dtype.name.startswith("key") else leaf), tree_)
+def host(state):
+    return jax.device_get((state.trainable, state.optimizer_state))
 
 
 def test_only_the_trainable_half_moves_and_gets_moments(head_task):
@@ -61,8 +61,7 @@ def test_nan_batch_changes_nothing_but_the_counters(task):
     before = host(state)
     state, metrics = task.step(state, None, batch_of(task, 1, bad=(1,)))
     after = host(state)
-    jax.tree.map(np.testing.assert_array_equal, after.trainable, before.trainable)
-    jax.tree.map(np.testing.assert_array_equal, after.optimizer_state, before.optimizer_state)
+    jax.tree.map(np.testing.assert_array_equal, after, before)
     assert not bool(metrics["finite"]) and np.isnan(metrics["loss"])
     assert (int(state.step), int(state.skipped), int(state.consecutive_skips)) == (2, 1, 1)
     state, metrics = task.step(state, None, batch_of(task, 2))
