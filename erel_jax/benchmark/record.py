@@ -43,6 +43,7 @@ NOT_TRAINED = "a floor is not trained"
 NOT_RECORDED = "not recorded"
 NOT_SUMMARIZED = "computed when a run is summarized"
 NOT_FOR_FLOORS = "defined for learned methods only"
+AUTOMATIC_REASONS = (NOT_TRAINED, NOT_RECORDED, NOT_SUMMARIZED, NOT_FOR_FLOORS)
 
 
 def _declare(check: str, *, training: bool = False, required: bool = True) -> Any:
@@ -200,7 +201,7 @@ class Record:
                 values[name] = tuple(tuple(item) if isinstance(item, list) else item for item in values[name])
         try:
             return cls(**values)
-        except (ConfigError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError) as error:
             raise DataError(str(error).replace("Record.__init__()", "a record")) from error
 
 
@@ -273,8 +274,13 @@ def _check_identity(record: Record) -> None:
         value = getattr(record, name)
         if not (isinstance(value, str) and value):
             raise ConfigError(f"got {name}={value!r}, expected a non-empty string")
+    for name in ("metrics", "validation_metrics", "environment", "dropped", "unavailable"):
+        if not isinstance(getattr(record, name), Mapping):
+            raise ConfigError(f"got {name}={getattr(record, name)!r}, expected a mapping")
     if record.kind not in KINDS:
-        raise ConfigError(f"got kind={record.kind!r}, expected 'floor' or 'learned'. {suggest(str(record.kind), KINDS)}")
+        raise ConfigError(
+            f"got kind={record.kind!r}, expected 'floor' or 'learned'. {suggest(str(record.kind), KINDS)}"
+        )
     if isinstance(record.seed, bool) or not isinstance(record.seed, numbers.Integral):
         raise ConfigError(f"got seed={record.seed!r}, expected an integer")
     object.__setattr__(record, "seed", int(record.seed))
@@ -342,10 +348,12 @@ def _completed_reasons(record: Record) -> dict[str, str]:
         if name not in reasons and default is None:
             raise ConfigError(f"got {name}=None without a reason; say why in unavailable[{name!r}], or give the value")
         reasons.setdefault(name, default or "")
-    for name, reason in reasons.items():
-        if name not in nulls:
+    for name, reason in list(reasons.items()):
+        if name not in nulls and reason in AUTOMATIC_REASONS:  # dataclasses.replace filled the value in
+            del reasons[name]
+        elif name not in nulls:
             raise ConfigError(f"got a reason for {name!r}, which is not null. {suggest(name, nulls)}")
-        if not (isinstance(reason, str) and reason):
+        elif not (isinstance(reason, str) and reason):
             raise ConfigError(f"got reason {reason!r} for {name!r}, expected a sentence")
     return reasons
 

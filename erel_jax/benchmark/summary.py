@@ -190,17 +190,17 @@ def findings(summary: Summary) -> list[str]:
         if method.verdict is None:
             outcomes["unknown"].append(method.method)
         else:
-            outcomes[method.verdict.outcome].append(f"{method.method} ({method.verdict.margin:+.4f})")
+            outcomes[method.verdict.outcome].append(method.method)
     floor = f"{best.method} ({summary.headline} {best.quality.mean:.4f})"
     sentences = []
     if outcomes["above"]:
-        sentences.append(f"Above the best floor, {floor}, by more than the noise: {_listed(outcomes['above'])}.")
+        sentences.append(f"By more than the noise above the best floor, {floor}: {_listed(outcomes['above'])}.")
     else:
         sentences.append(f"No learned method beats the best floor, {floor}, by more than the noise.")
     if outcomes["tie"]:
-        sentences.append(f"Not told apart from it, the margin is within the noise: {_listed(outcomes['tie'])}.")
+        sentences.append(f"Within the noise of it: {_listed(outcomes['tie'])}.")
     if outcomes["below"]:
-        sentences.append(f"Below it, these did not earn their cost here: {_listed(outcomes['below'])}.")
+        sentences.append(f"Below it, so not worth their cost here: {_listed(outcomes['below'])}.")
     if outcomes["unknown"]:
         sentences.append(f"Without a result: {_listed(outcomes['unknown'])}.")
     return sentences

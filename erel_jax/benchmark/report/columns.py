@@ -98,7 +98,7 @@ COLUMNS = (
         title="Memory",
         better="lower",
         format=quantities.size,
-        definition="Peak memory of the method's own process (MB = 10⁶ bytes), from the source stated under All numbers.",
+        definition="Peak memory of the method's own process (MB = 10⁶ bytes); the source is under All numbers.",
         caution="Device memory, peak RSS and compiled sizes measure different things: compare equal sources only.",
     ),
     Column(
@@ -131,8 +131,8 @@ COLUMNS = (
         title="TPME",
         better="lower",
         format=_score,
-        definition="Training-time, parameter and memory efficiency: each cost scaled to 0–1 over the learned methods of "
-        "this run, weighted .45, .10, .45. 0 is cheapest on all three, 1 dearest.",
+        definition="Training-time, parameter and memory efficiency: each cost scaled to 0–1 over the learned methods "
+        "of this run, weighted .45, .10, .45. 0 is cheapest on all three, 1 dearest.",
         caution="Relative to this run: adding a method changes every score. Compare equal set hashes only. Covers "
         "training alone.",
     ),

@@ -6,7 +6,6 @@ anything.
 """
 
 import base64
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 from importlib import resources
@@ -25,6 +24,37 @@ from erel_jax.benchmark.summary import COST_AXES, MethodSummary, Summary, findin
 
 QUERIES_SHOWN = 8
 RESULTS_SHOWN = 10
+
+RAW_FIELDS = {
+    "Training": (
+        "trainable_parameters",
+        "total_parameters",
+        "train_seconds",
+        "train_step_seconds",
+        "train_step_seconds_spread",
+        "train_flops_per_step",
+        "peak_bytes",
+        "peak_bytes_source",
+        "energy_joules",
+        "compile_seconds",
+        "recompiles_after_warmup",
+        "epochs",
+        "steps",
+        "batch_size",
+        "learning_rate",
+        "tpme",
+        "pscp",
+    ),
+    "Encoding, search and evaluation": (
+        "encode_items_per_second",
+        "query_seconds_p50",
+        "query_seconds_p99",
+        "bytes_per_item",
+        "extract_seconds",
+        "evaluate_seconds",
+    ),
+}
+"""Fields of the tables of all numbers, by table; metrics make a table of their own."""
 
 
 def render_html(summary: Summary, galleries: Galleries | None = None) -> str:
@@ -144,7 +174,7 @@ def environment_rows(records: Sequence[Record]) -> list[tuple[str, str]]:
 
 
 def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text("utf-8")
+    return resources.files("erel_jax.benchmark.report").joinpath(name).read_text("utf-8")
 
 
 def _script_hash(script: str) -> str:
@@ -241,7 +271,8 @@ def _gallery_views(summary: Summary, galleries: Galleries) -> dict[str, Any]:
     for name in names:
         queries = galleries[name][:QUERIES_SHOWN]
         right = sum(any(result.relevant for result in query.results[:RESULTS_SHOWN]) for query in queries)
-        note = f"a relevant item for {right} of these {len(queries)} queries"
+        asked = "this query" if len(queries) == 1 else f"{right} of these {len(queries)} queries"
+        note = f"{'no' if not right else 'a'} relevant item for {asked if right else 'any query shown'}"
         views.append({"method": name, "note": note, "queries": [_query_view(query) for query in queries]})
     cut = any(
         len(galleries[name]) > QUERIES_SHOWN or any(len(query.results) > RESULTS_SHOWN for query in galleries[name])
@@ -269,31 +300,36 @@ def _query_view(query: GalleryQuery) -> dict[str, Any]:
     }
 
 
-def _raw(summary: Summary) -> dict[str, Any]:
-    """All records with every field that has a value somewhere; what never has one is listed with its reason."""
-    skipped = {"task", "data", "command", "environment", "headline_metric", "loss_history", "dropped", "notes"}
-    skipped |= {"unavailable", "schema_version", "metrics", "validation_metrics", "method", "kind", "seed", "tpme_set"}
-    fields = [f.name for f in dataclasses.fields(Record) if f.name not in skipped]
-    fields = [name for name in fields if any(getattr(record, name) is not None for record in summary.records)]
-    metrics = list(dict.fromkeys(name for record in summary.records for name in record.metrics))
-    validation = list(dict.fromkeys(name for record in summary.records for name in record.validation_metrics))
-    rows = []
-    for record in summary.records:
-        values = [
-            *((name, getattr(record, name)) for name in ("method", "kind", "seed")),
-            *((f"metrics.{name}", record.metrics.get(name)) for name in metrics),
-            *((f"validation_metrics.{name}", record.validation_metrics.get(name)) for name in validation),
-            *((name, getattr(record, name)) for name in fields),
-        ]
-        rows.append([_raw_cell(value, record.unavailable.get(name, "")) for name, value in values])
-    names = ["method", "kind", "seed", *metrics, *(f"validation {name}" for name in validation), *fields]
-    return {"names": names, "rows": rows}
+def _raw(summary: Summary) -> list[dict[str, Any]]:
+    """All records in three tables; a field that no record has is left to the list of unavailable values."""
+    metrics = list(dict.fromkeys(f"metrics.{name}" for record in summary.records for name in record.metrics))
+    metrics += dict.fromkeys(
+        f"validation_metrics.{name}" for record in summary.records for name in record.validation_metrics
+    )
+    parts = []
+    for title, fields in {"Quality": [*metrics, "evaluated_queries"], **RAW_FIELDS}.items():
+        shown = [name for name in fields if any(_raw_value(record, name) is not None for record in summary.records)]
+        sources = {record.peak_bytes_source for record in summary.records}
+        note = ""
+        if "peak_bytes_source" in shown and len(sources) == 1:
+            shown.remove("peak_bytes_source")
+            note = f"peak_bytes_source of all rows: {sources.pop()}."
+        rows = [[_raw_cell(record, name) for name in ("method", "seed", *shown)] for record in summary.records]
+        names = [name.removeprefix("metrics.").replace("validation_metrics.", "validation ") for name in shown]
+        parts.append({"title": title, "names": ["method", "seed", *names], "rows": rows, "note": note})
+    return parts
 
 
-def _raw_cell(value: object, reason: str) -> dict[str, Any]:
+def _raw_value(record: Record, name: str) -> Any:
+    mapping, _, key = name.partition(".")
+    return getattr(record, mapping).get(key) if key else getattr(record, mapping)
+
+
+def _raw_cell(record: Record, name: str) -> dict[str, Any]:
+    value = _raw_value(record, name)
     return {
         "value": "" if value is None else str(value),
         "text": quantities.exact(value),
         "css": "missing" if value is None else "",
-        "hint": reason,
+        "hint": record.unavailable.get(name, ""),
     }

@@ -15,6 +15,9 @@ LINE_HEIGHT = 1.25
 LEADER_DISTANCE = 11.0
 """A label whose box is farther from its point than this needs a leader line."""
 
+CROSSING_COST = 9.0
+"""What crossing a drawn line costs, in units of distance from the point; a leader through a label costs twice that."""
+
 _NARROW = frozenset("ijlftrI.,:;'|!()[] -1")
 _WIDE = frozenset("mwMW@%")
 
@@ -86,7 +89,7 @@ def text_width(text: str, font_size: float) -> float:
             ems += 0.72
         else:
             ems += 0.60 if ord(character) < 0x2E80 else 1.0
-    return ems * font_size
+    return 1.04 * ems * font_size  # names of the front are bold
 
 
 def place_labels(
@@ -121,8 +124,8 @@ def place_labels(
     boxes: dict[int, Box] = {}
     for _ in range(3):  # later rounds move labels whose best place was freed or became crowded
         for index in order:
-            others = [box for other, box in boxes.items() if other != index]
-            boxes[index] = _best_box(points[index], sizes[index], area, [*blocked, *others], lines)
+            others = [(points[other], box) for other, box in boxes.items() if other != index]
+            boxes[index] = _best_box(points[index], sizes[index], area, blocked, lines, others)
     return [boxes[index] for index in range(len(points))]
 
 
@@ -132,17 +135,38 @@ def _best_box(
     area: Box,
     blocked: Sequence[Box],
     lines: Sequence[Box],
+    others: Sequence[tuple[tuple[float, float], Box]],
 ) -> Box:
-    candidates = _near(point, box_size) or []
+    blocked = [*blocked, *(box for _, box in others)]
     best, best_cost = None, math.inf
-    for rank, box in enumerate(candidates):
-        if not box.inside(area) or any(box.overlaps(other, 1.0) for other in blocked):
+    for rank, box in enumerate(_near(point, box_size)):
+        cost = box.distance(*point) + 0.4 * (rank % 8)
+        if cost >= best_cost or not box.inside(area) or any(box.overlaps(other, 1.0) for other in blocked):
             continue
-        crossed = sum(box.overlaps(line) for line in lines)
-        cost = box.distance(*point) + 0.4 * (rank % 8) + 9.0 * crossed
+        cost += CROSSING_COST * sum(box.overlaps(line) for line in lines)
+        if cost < best_cost:
+            crossed = sum(_leader_crosses(point, box, label) for _, label in others)
+            crossed += sum(_leader_crosses(anchor, label, box) for anchor, label in others)
+            cost += 2 * CROSSING_COST * crossed
         if cost < best_cost:
             best, best_cost = box, cost
     return best or _anywhere(point, box_size, area, blocked)
+
+
+def _leader_crosses(point: tuple[float, float], box: Box, label: Box) -> bool:
+    """Whether the line from the point to its box runs through another label."""
+    (x, y), (end_x, end_y) = point, box.nearest(*point)
+    if math.hypot(end_x - x, end_y - y) <= LEADER_DISTANCE:
+        return False
+    enters, leaves = 0.0, 1.0  # the part of the line that lies between both pairs of edges
+    for start, end, low, high in ((x, end_x, label.left, label.right), (y, end_y, label.top, label.bottom)):
+        if start == end:
+            if not low < start < high:
+                return False
+            continue
+        near, far = sorted(((low - start) / (end - start), (high - start) / (end - start)))
+        enters, leaves = max(enters, near), min(leaves, far)
+    return enters < leaves
 
 
 def _near(point: tuple[float, float], box_size: tuple[float, float]) -> list[Box]:
@@ -164,9 +188,7 @@ def _near(point: tuple[float, float], box_size: tuple[float, float]) -> list[Box
     return boxes
 
 
-def _anywhere(
-    point: tuple[float, float], box_size: tuple[float, float], area: Box, blocked: Sequence[Box]
-) -> Box:
+def _anywhere(point: tuple[float, float], box_size: tuple[float, float], area: Box, blocked: Sequence[Box]) -> Box:
     """The free place nearest to the point on a grid over the area; in a full area, beside the point."""
     width, height = box_size
     columns = max(1, int((area.width - width) // 6) + 1)

@@ -8,6 +8,7 @@ screen readers and on hover. They are drawn for 400 units of width, so that a ph
 
 import html
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,11 +17,14 @@ from erel_jax.benchmark.report.columns import COLUMNS
 from erel_jax.benchmark.report.labels import LEADER_DISTANCE, Box, place_labels, text_width
 from erel_jax.benchmark.summary import TRAINING_AXES, MethodSummary, Summary
 
-WIDTH, HEIGHT = 400.0, 310.0
-AREA = Box(46.0, 14.0, WIDTH - 46.0 - 10.0, HEIGHT - 14.0 - 44.0)
-FONT_SIZE = 11.5
+WIDTH, HEIGHT = 400.0, 320.0
+AREA = Box(38.0, 26.0, WIDTH - 38.0 - 8.0, HEIGHT - 26.0 - 42.0)
+LABEL_AREA = Box(AREA.left - 8.0, AREA.top - 6.0, AREA.width + 14.0, AREA.height + 3.0)
+FONT_SIZE = 11.0
 PADDING = 10.0
 ZERO_GUTTER = 34.0
+
+_TRAILING_ZEROS = re.compile(r"\.0+(?=\D|$)|(?<=\.[1-9])0+(?=\D|$)")
 
 AXIS_TITLES = {
     "train_step_seconds": "Training step time",
@@ -66,10 +70,14 @@ class Scale:
         """Return the coordinate of a value."""
         if self.log and value <= 0 and self.zero is not None:
             return self.zero
-        low, high, value = (math.log10(v) for v in (self.low, self.high, value)) if self.log else (
-            self.low,
-            self.high,
-            value,
+        low, high, value = (
+            (math.log10(v) for v in (self.low, self.high, value))
+            if self.log
+            else (
+                self.low,
+                self.high,
+                value,
+            )
         )
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
@@ -110,8 +118,9 @@ def draw_plot(summary: Summary, axis: str) -> Plot | None:
     parts += [*floor_parts, *front_parts, *_error_bars(shown, points, y_scale)]
     obstacles = [floor_box] if floor_box else []
     names = [m.method for m in shown]
-    boxes = place_labels(points, names, AREA, font_size=FONT_SIZE, obstacles=obstacles, lines=[*lines, *steps])
-    parts += [_marker(m, p, axis, format_cost, summary.headline) for m, p in zip(shown, points, strict=True)]
+    boxes = place_labels(points, names, LABEL_AREA, font_size=FONT_SIZE, obstacles=obstacles, lines=[*lines, *steps])
+    behind = sorted(zip(shown, points, strict=True), key=lambda pair: pair[0].front[axis])
+    parts += [_marker(method, point, axis, format_cost, summary.headline) for method, point in behind]
     for method, point, box in zip(shown, points, boxes, strict=True):
         parts += _label(method, point, box, axis)
     description = f"{summary.headline} against {title.lower()} of {len(shown)} methods; numbers are in the table"
@@ -152,7 +161,7 @@ def _quality_scale(summary: Summary, shown: Sequence[MethodSummary]) -> Scale:
     if summary.best_floor:
         values.append(_quality(summary.best_floor))
     low, high = min(values), max(values)
-    pad = (high - low) * 0.1 or max(high * 0.1, 0.01)
+    pad = (high - low) * 0.12 or max(high * 0.1, 0.01)
     bottom = max(0.0, low - pad)
     return Scale(bottom, high + pad, AREA.bottom - 4, AREA.top + 4, log=False)
 
@@ -186,7 +195,7 @@ def _grid(x_scale: Scale, y_scale: Scale, format_cost) -> list[str]:
         parts.append(f'<text class="tick" x="{AREA.left - 6:g}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
     used = -math.inf
     for value in x_scale.ticks(5):
-        x, label = x_scale(value), html.escape(format_cost(value))
+        x, label = x_scale(value), html.escape(_TRAILING_ZEROS.sub("", format_cost(value)))
         half = text_width(label, FONT_SIZE) / 2
         if x - half < used + 6 or x + half > WIDTH:
             continue
@@ -201,7 +210,7 @@ def _axis_titles(cost_title: str, headline: str) -> list[str]:
     return [
         f'<text class="axis-title" x="{AREA.right:g}" y="{HEIGHT - 6:g}" text-anchor="end">'
         f"{html.escape(cost_title)} \u2192</text>",
-        f'<text class="axis-title" x="{AREA.left - 6:g}" y="{HEIGHT - 6:g}">\u2191 {html.escape(headline)}</text>',
+        f'<text class="axis-title" x="0" y="11">\u2191 {html.escape(headline)}</text>',
     ]
 
 

@@ -49,6 +49,8 @@ def size(value: float | None) -> str:
     """
     if value is None:
         return MISSING
+    if value < 1000 and float(value).is_integer():
+        return f"{int(value)}{SPACE}B"
     return _scaled(value, ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")))
 
 
@@ -60,6 +62,8 @@ def count(value: float | None) -> str:
     """
     if value is None:
         return MISSING
+    if value < 1000 and float(value).is_integer():
+        return str(int(value))
     return _scaled(value, ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))).rstrip(SPACE)
 
 
@@ -97,9 +101,6 @@ def exact(value: object) -> str:
 
 def _scaled(value: float, units: tuple[tuple[float, str], ...]) -> str:
     # 999.7 would print as "1000 ms": the comparison uses the rounded value.
-    for factor, unit in units:
-        if abs(value) >= factor * 0.9995:
-            break
-    else:
-        factor, unit = units[-1] if value else (1, next(name for size, name in units if size == 1))
+    smallest = units[-1] if value else next(pair for pair in units if pair[0] == 1)
+    factor, unit = next((pair for pair in units if abs(value) >= pair[0] * 0.9995), smallest)
     return f"{significant(value / factor)}{SPACE}{unit}"

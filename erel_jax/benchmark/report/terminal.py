@@ -17,7 +17,7 @@ from erel_jax.benchmark.report.columns import COLUMNS, Column, best_rows
 from erel_jax.benchmark.report.gallery import printable
 from erel_jax.benchmark.summary import MethodSummary, Summary, findings, summarize
 
-COLUMN_PADDING = 2
+COLUMN_PADDING = 3  # one space left and right of a cell and one between cells
 
 
 def print_table(records: Sequence[Record], console: Console | None = None) -> None:
@@ -30,16 +30,17 @@ def print_table(records: Sequence[Record], console: Console | None = None) -> No
     Raises:
         ConfigError: the records do not belong to one run (see `summarize`).
     """
-    console = console or Console()
+    console = Console() if console is None else console
     summary = summarize(records)
     console.print()
     title = f"{printable(summary.task)} on {printable(summary.data)}, by {printable(summary.headline)}"
     console.print(Text(title, style="bold"))
     for columns in _packed(summary, console.width):
         console.print(_table(summary, columns))
+        console.print()
     if any(column.value(m) is None for m in (*summary.learned, *summary.floors) for column in COLUMNS[2:]):
         console.print(Text("n/a: unavailable; the report says why.", style="dim"))
-    console.print()
+        console.print()
     for sentence in findings(summary):
         console.print(Text(printable(sentence, 4000)))
     for caution in summary.cautions:
@@ -60,7 +61,7 @@ def _text(column: Column, method: MethodSummary) -> str:
 def _packed(summary: Summary, width: int) -> list[list[Column]]:
     """Split the columns into tables that fit the width; every table has at least one column."""
     methods = (*summary.learned, *summary.floors)
-    first = max([len("Method"), *(Text(printable(m.method)).cell_len for m in methods)]) + COLUMN_PADDING
+    first = max([len("Method"), len("floors"), *(Text(printable(m.method)).cell_len for m in methods)]) + COLUMN_PADDING
     tables: list[list[Column]] = [[]]
     used = first
     for column in COLUMNS:
@@ -81,13 +82,14 @@ def _table(summary: Summary, columns: Sequence[Column]) -> Table:
     best = {column.key: best_rows(column, summary.learned) for column in columns}
     for method in summary.learned:
         cells = [
-            Text(_text(column, method), style="bold" if method.method in best[column.key] else "")
-            for column in columns
+            Text(_text(column, method), style="bold" if method.method in best[column.key] else "") for column in columns
         ]
         table.add_row(Text(printable(method.method)), *cells)
-    if summary.learned and summary.floors:
-        table.add_section()
+    if summary.floors:
+        if summary.learned:
+            table.add_row()
+        table.add_row(Text("floors", style="dim"))
     for method in summary.floors:
         cells = [Text(_text(column, method)) for column in columns]
-        table.add_row(Text(printable(method.method), style="yellow"), *cells)
+        table.add_row(Text(printable(method.method)), *cells)
     return table
