@@ -1,0 +1,205 @@
+"""Side towers: small trainable networks that read hidden states of a frozen encoder and nothing else.
+
+A tower walks up the taps h_1 … h_K of an encoder. At tap k a *gate* mixes the tap with the tower's own state, and a
+*side block* (a residual bottleneck) transforms the mixture:
+
+    s_k = SANB_k(g_k h_k + (1 - g_k) s_{k-1}),   SANB(x) = x + W_up φ(W_down x + b_down) + b_up,   s_0 = 0
+
+No gradient ever enters the encoder, so its states can be stored once and reused in every epoch. `side_tower` is the
+tower over one encoder; `intra_states` and `inter_states` are the recurrences that `erel_jax.adapters.iisan` combines.
+
+Reference: IISAN, arXiv 2404.02059 (intra-modal and inter-modal side adapted networks).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from erel_jax.errors import ConfigError
+from erel_jax.layers import FLOAT32, Precision, dense
+from erel_jax.layers.activation import activation as activation_named
+from erel_jax.module import Module, ParamSpec, normal, zeros
+
+PyTree = Any
+Taps = jax.Array | Sequence[jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TowerConfig:
+    """What side towers compute.
+
+    Attributes:
+        bottleneck: inner width R of the side blocks.
+        activation: name of φ.
+        gated: False replaces the gated mixture by a plain sum, without gate parameters.
+        gate_temperature: gates are sigmoid(parameter / temperature); 0.1 makes their learning rate tenfold.
+        gate_init: initial gate parameter; 0 opens every gate halfway.
+        first_gate_against_zero: True gates the first tap against the zero state, as released; False feeds the first
+            block with the tap itself, as drawn in the paper.
+    """
+
+    bottleneck: int = 64
+    activation: str = "relu"
+    gated: bool = True
+    gate_temperature: float = 0.1
+    gate_init: float = 0.0
+    first_gate_against_zero: bool = True
+
+    def __post_init__(self):
+        if self.bottleneck < 1 or self.gate_temperature <= 0:
+            raise ConfigError(
+                f"got bottleneck={self.bottleneck}, gate_temperature={self.gate_temperature}; expected positive values."
+            )
+        activation_named(self.activation)
+
+
+def tower_spec(taps: int, width: int, config: TowerConfig) -> dict[str, Any]:
+    """Parameters of one tower: `gates` [K] and `blocks/0` … `blocks/K-1`.
+
+    The blocks are separate leaves on purpose: slices of a stack inside a Python loop would each pad their gradient to
+    the whole stack.
+    """
+    if taps < 1:
+        raise ConfigError(f"got {taps} taps, expected at least 1.")
+    spec: dict[str, Any] = {"blocks": {str(k): block_spec(width, config.bottleneck) for k in range(taps)}}
+    if config.gated:
+        value = config.gate_init
+        spec["gates"] = ParamSpec((taps,), (None,), lambda key, shape, dtype: jnp.full(shape, value, dtype))
+    return spec
+
+
+def block_spec(width: int, bottleneck: int) -> dict[str, Any]:
+    """Parameters of one side block: `down` [D, R] and `up` [R, D], weights N(0, 0.01²), biases 0."""
+    return {
+        "down": {
+            "kernel": ParamSpec((width, bottleneck), ("embed", "rank"), normal(0.01)),
+            "bias": ParamSpec((bottleneck,), ("rank",), zeros),
+        },
+        "up": {
+            "kernel": ParamSpec((bottleneck, width), ("rank", "embed"), normal(0.01)),
+            "bias": ParamSpec((width,), ("embed",), zeros),
+        },
+    }
+
+
+def side_block(params: PyTree, x: jax.Array, activation: str, precision: Precision) -> jax.Array:
+    """`x + W_up φ(W_down x + b_down) + b_up` for float[N, D]."""
+    inner = activation_named(activation)(dense(x, params["down"]["kernel"], params["down"]["bias"], precision))
+    return x + dense(inner, params["up"]["kernel"], params["up"]["bias"], precision)
+
+
+def gate_values(params: PyTree, config: TowerConfig) -> jax.Array | None:
+    """The gates g in (0, 1), float32[K], or None for an ungated tower."""
+    if not config.gated:
+        return None
+    return jax.nn.sigmoid(params["gates"].astype(jnp.float32) / config.gate_temperature)
+
+
+def intra_states(params: PyTree, taps: Taps, config: TowerConfig, precision: Precision) -> jax.Array:
+    """The last state s_K of a tower over one encoder.
+
+    Args:
+        params: a tree of `tower_spec`.
+        taps: float[N, K, D], or K arrays float[N, D]; never differentiated.
+        config: see `TowerConfig`.
+        precision: dtypes of the products; states are kept in `accumulate`.
+
+    Returns:
+        float[N, D] in `precision.accumulate`.
+    """
+    states = split_taps(taps, precision)
+    gates = gate_values(params, config)
+    state = None
+    for k, tap in enumerate(states):
+        if gates is None:
+            mixed = tap if state is None else state + tap
+        elif state is None:
+            mixed = gates[k] * tap if config.first_gate_against_zero else tap
+        else:
+            mixed = gates[k] * tap + (1.0 - gates[k]) * state
+        state = side_block(params["blocks"][str(k)], mixed, config.activation, precision)
+    assert state is not None
+    return state
+
+
+def inter_states(
+    params: PyTree,
+    first: Taps,
+    second: Taps,
+    config: TowerConfig,
+    precision: Precision,
+    presence: tuple[jax.Array, jax.Array] | None = None,
+) -> jax.Array:
+    """The last state m_K of a tower over two encoders: `m_k = SANB_k(m_{k-1} + g_k first_k + (1 - g_k) second_k)`.
+
+    The sum over taps is not normalized, so m grows with depth; it is kept in `precision.accumulate`.
+
+    Args:
+        params: a tree of `tower_spec`.
+        first, second: taps as in `intra_states`, equally many and equally wide.
+        config: see `TowerConfig`.
+        precision: dtypes of the products.
+        presence: per side bool[N, 1], which rows have that side. A row with one side takes that side with weight 1:
+            the gate mixes what is there.
+
+    Returns:
+        float[N, D] in `precision.accumulate`.
+    """
+    gates = gate_values(params, config)
+    pairs = list(zip(split_taps(first, precision), split_taps(second, precision), strict=True))
+    state = None
+    for k, (one, other) in enumerate(pairs):
+        weights = (1.0, 1.0) if gates is None else (gates[k], 1.0 - gates[k])
+        if presence is not None and gates is not None:
+            weights = tuple(jnp.where(there, w, 1.0) for there, w in zip(presence[::-1], weights, strict=True))
+        mixed = weights[0] * one + weights[1] * other
+        mixed = mixed if state is None else state + mixed
+        state = side_block(params["blocks"][str(k)], mixed, config.activation, precision)
+    assert state is not None
+    return state
+
+
+def split_taps(taps: Taps, precision: Precision) -> list[jax.Array]:
+    """K arrays float[N, D] in `precision.accumulate` from float[N, K, D] or from K arrays."""
+    parts = [taps[:, k] for k in range(taps.shape[1])] if isinstance(taps, jax.Array) else list(taps)
+    return [part.astype(precision.accumulate) for part in parts]
+
+
+def side_tower(
+    taps: int, width: int, bottleneck: int = 64, *, config: TowerConfig | None = None, precision: Precision = FLOAT32
+) -> Module:
+    """A tower over one encoder as a module: `apply(params, float[N, K, D]) -> float32[N, D]`.
+
+    Args:
+        taps: number of taps K.
+        width: width D of the states.
+        bottleneck: inner width R, when no `config` is given.
+        config: everything else, see `TowerConfig`.
+        precision: dtypes of the products.
+    """
+    config = config or TowerConfig(bottleneck=bottleneck)
+
+    def apply(params: PyTree, states: Taps, *, key: Any = None, train: bool = False) -> jax.Array:
+        check_taps_shape("states", states, taps, width)
+        return intra_states(params, states, config, precision).astype(jnp.float32)
+
+    return Module(tower_spec(taps, width, config), apply)
+
+
+def check_taps_shape(name: str, states: Taps, taps: int, width: int) -> None:
+    """Refuses taps of another number or width than the tower was built for.
+
+    Raises:
+        ConfigError: with both shapes.
+    """
+    if isinstance(states, list | tuple):
+        found: Any = (len(states), *{part.shape[1:] for part in states})
+        fits = len(states) == taps and all(part.ndim == 2 and part.shape[1] == width for part in states)
+    else:
+        found = tuple(states.shape)
+        fits = len(found) == 3 and found[1:] == (taps, width)
+    if not fits:
+        raise ConfigError(f"{name}: got taps of shape {found}, expected [N, {taps}, {width}].")

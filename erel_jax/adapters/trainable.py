@@ -1,0 +1,54 @@
+"""Which parameters train: named sets of patterns.
+
+The sets are patterns over the paths of one encoder. A pattern selects wherever the encoder sits in a larger model once
+the caller prefixes it, for example `towers/text/(?:…)`; heads and user encoders are patterns of the caller.
+
+Parameters that are frozen still run in the forward pass; `split` gives two trees so that gradients, optimizer state
+and checkpoints exist for the trainable one alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from erel_jax import tree
+
+PyTree = Any
+
+LORA_TARGETS: tuple[str, ...] = (r".*/attention/(?:query|value)/kernel",)
+"""Kernels that LoRA wraps unless told otherwise: query and value projections of every layer."""
+
+HOULSBY_TARGETS: tuple[str, ...] = (r".*/attention/output/kernel", r".*/mlp/down/kernel")
+"""Kernels that a serial bottleneck adapter follows: the last product of each sub-layer, before its residual sum."""
+
+FULL: tuple[str, ...] = (r"(?!(?:.*/)?pooler/).*",)
+"""Everything but a BERT pooler, which the released baselines keep frozen because no loss reaches it."""
+
+BITFIT: tuple[str, ...] = (r"(?:.*/)?bias",)
+"""Every bias of the encoder: projections, MLPs, layer norms, embeddings, pooler."""
+
+LORA: tuple[str, ...] = (r".*/kernel(?:/base)*/[ab]", r".*/attention/(?:query|value)/bias")
+"""The low-rank factors and the biases of query and value, as the released baselines train them."""
+
+LORA_FACTORS: tuple[str, ...] = LORA[:1]
+"""The low-rank factors alone."""
+
+HOULSBY: tuple[str, ...] = (r".*/kernel(?:/base)*/(?:down|up)(?:_bias)?",)
+"""Weights and biases of bottleneck adapters."""
+
+
+def split(params: PyTree, include: Sequence[str], exclude: Sequence[str] = ()) -> tuple[PyTree, PyTree]:
+    """Splits parameters in (trainable, frozen), with None in the holes; `tree.merge` joins them again.
+
+    Args:
+        params: parameters, specs or abstract arrays.
+        include: patterns over whole paths that train.
+        exclude: patterns that do not train although `include` matches them.
+
+    Raises:
+        ConfigError: a pattern of either list matches nothing.
+    """
+    names = list(tree.paths(params))
+    chosen = tree.select(names, include) - tree.select(names, exclude)
+    trains = tree.map_with_path(lambda path, leaf: leaf if path in chosen else None, params)
+    frozen = tree.map_with_path(lambda path, leaf: None if path in chosen else leaf, params)
+    return trains, frozen

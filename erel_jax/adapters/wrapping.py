@@ -1,0 +1,50 @@
+"""Wrapping chosen kernels of a spec, shared by the adapters that live on kernels."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from erel_jax import tree
+from erel_jax.errors import ConfigError
+from erel_jax.layers.kernels import Quantized
+from erel_jax.module import ParamSpec
+
+PyTree = Any
+
+
+def is_kernel(node: Any) -> bool:
+    """True for kernel pytrees (`LowRank`, `Quantized`, `Bottleneck` …): nodes that contract themselves."""
+    return callable(getattr(node, "dense", None))
+
+
+def wrap_kernels(spec: PyTree, patterns: Sequence[str], wrap: Callable[[str, Any], Any]) -> PyTree:
+    """Replaces every kernel whose path a pattern matches by `wrap(path, kernel)`.
+
+    Args:
+        spec: a module's spec. A kernel pytree counts as one node with the path of the layer's `kernel`.
+        patterns: regular expressions over whole paths.
+        wrap: the rewrite of one kernel.
+
+    Raises:
+        ConfigError: a pattern matches nothing.
+    """
+    chosen = tree.select(tree.paths(spec, is_leaf=is_kernel), patterns)
+    return tree.map_with_path(lambda path, node: wrap(path, node) if path in chosen else node, spec, is_leaf=is_kernel)
+
+
+def array_spec(path: str, kernel: Any) -> ParamSpec:
+    """The `ParamSpec` of the plain matrix inside a kernel's spec.
+
+    Raises:
+        ConfigError: the node is no kernel: an array instead of a spec, or a bias, a norm or a table.
+    """
+    inner = kernel
+    while is_kernel(inner):
+        inner = inner.values if isinstance(inner, Quantized) else inner.base
+    if not isinstance(inner, ParamSpec):
+        raise ConfigError(
+            f"{path}: got {type(inner).__name__}, expected a spec. Adapters rewrite specs; bring parameters into the "
+            "rewritten spec with module.fill(key, spec, params)."
+        )
+    if len(inner.shape) != 2 and not (len(inner.shape) == 3 and inner.axes[0] == "layers"):
+        raise ConfigError(f"{path}: got shape {inner.shape}, expected a kernel [D, F] or a stack [layers, D, F].")
+    return inner
