@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 
 from erel_jax.adapters.side_tower import (
-    Taps,
     TowerConfig,
     check_taps_shape,
     inter_states,
@@ -100,7 +99,7 @@ def iisan(
         spec["fusion"] = _affine_spec(len(widths) * embedding, embedding)
 
     def apply(
-        params: PyTree, states: Mapping[str, Taps], presence: Presence | None = None, *, key: Any = None,
+        params: PyTree, states: Mapping[str, jax.Array], presence: Presence | None = None, *, key: Any = None,
         train: bool = False,
     ) -> jax.Array:  # fmt: skip
         for name in names:
@@ -196,10 +195,8 @@ def _presence_columns(presence: Presence | None, names: tuple[str, ...]) -> dict
     return {name: presence[:, m : m + 1].astype(bool) for m, name in enumerate(names)}
 
 
-def _blank(taps: Taps, there: jax.Array) -> Taps:
+def _blank(taps: jax.Array, there: jax.Array) -> jax.Array:
     """Taps with the rows of absent items replaced by exact zeros, whatever was stored there."""
-    if isinstance(taps, list | tuple):
-        return [jnp.where(there, part, jnp.zeros((), part.dtype)) for part in taps]
     return jnp.where(there[:, :, None], taps, jnp.zeros((), taps.dtype))
 
 

@@ -12,7 +12,6 @@ Reference: IISAN, arXiv 2404.02059 (intra-modal and inter-modal side adapted net
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,7 +23,6 @@ from erel_jax.layers.activation import activation as activation_named
 from erel_jax.module import Module, ParamSpec, normal, zeros
 
 PyTree = Any
-Taps = jax.Array | Sequence[jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,12 +96,12 @@ def gate_values(params: PyTree, config: TowerConfig) -> jax.Array | None:
     return jax.nn.sigmoid(params["gates"].astype(jnp.float32) / config.gate_temperature)
 
 
-def intra_states(params: PyTree, taps: Taps, config: TowerConfig, precision: Precision) -> jax.Array:
+def intra_states(params: PyTree, taps: jax.Array, config: TowerConfig, precision: Precision) -> jax.Array:
     """The last state s_K of a tower over one encoder.
 
     Args:
         params: a tree of `tower_spec`.
-        taps: float[N, K, D], or K arrays float[N, D]; never differentiated.
+        taps: float[N, K, D]; stored states, so that their gradient is usually not asked for and then not computed.
         config: see `TowerConfig`.
         precision: dtypes of the products; states are kept in `accumulate`.
 
@@ -127,8 +125,8 @@ def intra_states(params: PyTree, taps: Taps, config: TowerConfig, precision: Pre
 
 def inter_states(
     params: PyTree,
-    first: Taps,
-    second: Taps,
+    first: jax.Array,
+    second: jax.Array,
     config: TowerConfig,
     precision: Precision,
     presence: tuple[jax.Array, jax.Array] | None = None,
@@ -162,10 +160,9 @@ def inter_states(
     return state
 
 
-def split_taps(taps: Taps, precision: Precision) -> list[jax.Array]:
-    """K arrays float[N, D] in `precision.accumulate` from float[N, K, D] or from K arrays."""
-    parts = [taps[:, k] for k in range(taps.shape[1])] if isinstance(taps, jax.Array) else list(taps)
-    return [part.astype(precision.accumulate) for part in parts]
+def split_taps(taps: jax.Array, precision: Precision) -> list[jax.Array]:
+    """K arrays float[N, D] in `precision.accumulate` from float[N, K, D]."""
+    return [taps[:, k].astype(precision.accumulate) for k in range(taps.shape[1])]
 
 
 def side_tower(
@@ -182,24 +179,18 @@ def side_tower(
     """
     config = config or TowerConfig(bottleneck=bottleneck)
 
-    def apply(params: PyTree, states: Taps, *, key: Any = None, train: bool = False) -> jax.Array:
+    def apply(params: PyTree, states: jax.Array, *, key: Any = None, train: bool = False) -> jax.Array:
         check_taps_shape("states", states, taps, width)
         return intra_states(params, states, config, precision).astype(jnp.float32)
 
     return Module(tower_spec(taps, width, config), apply)
 
 
-def check_taps_shape(name: str, states: Taps, taps: int, width: int) -> None:
+def check_taps_shape(name: str, states: jax.Array, taps: int, width: int) -> None:
     """Refuses taps of another number or width than the tower was built for.
 
     Raises:
         ConfigError: with both shapes.
     """
-    if isinstance(states, list | tuple):
-        found: Any = (len(states), *{part.shape[1:] for part in states})
-        fits = len(states) == taps and all(part.ndim == 2 and part.shape[1] == width for part in states)
-    else:
-        found = tuple(states.shape)
-        fits = len(found) == 3 and found[1:] == (taps, width)
-    if not fits:
-        raise ConfigError(f"{name}: got taps of shape {found}, expected [N, {taps}, {width}].")
+    if states.ndim != 3 or states.shape[1:] != (taps, width):
+        raise ConfigError(f"{name}: got taps of shape {states.shape}, expected [N, {taps}, {width}].")

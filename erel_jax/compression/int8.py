@@ -41,7 +41,7 @@ def quantize_int8(params: PyTree, patterns: Sequence[str] = ENCODER_KERNELS, *, 
         dynamic: quantize activations too, see `layers.Quantized`.
 
     Returns:
-        The same tree with `Quantized` kernels: `values` int8 of the kernel's shape, `scale` float32 [F] or
+        The same tree with `Quantized` kernels (it looks at the values, so it runs outside jit): `values` int8 of the kernel's shape, `scale` float32 [F] or
         [layers, F].
 
     Raises:
@@ -60,7 +60,7 @@ def _quantized(path: str, weight: jax.Array, dynamic: bool) -> Quantized:
     _check_matrix(path, weight.shape, weight.dtype)
     wide = weight.astype(jnp.float32)
     largest = jnp.max(jnp.abs(wide), axis=-2, keepdims=True)
-    if not isinstance(largest, jax.core.Tracer) and not bool(jnp.all(jnp.isfinite(largest))):
+    if not bool(jnp.all(jnp.isfinite(largest))):
         raise NonFiniteError(f"{path}: the kernel holds NaN or infinity; it cannot be quantized.")
     inverse = jnp.where(largest > 0, 127.0 / jnp.where(largest > 0, largest, 1.0), 0.0)
     values = jnp.clip(jnp.round(wide * inverse), -127, 127).astype(jnp.int8)
