@@ -40,16 +40,20 @@ def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
     return y + jnp.reshape(bias.astype(y.dtype), (1,) * (y.ndim - 1) + bias.shape)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def matmul(x: jax.Array, w: jax.Array, precision: Precision) -> jax.Array:
+def matmul(x: jax.Array, w: jax.Array, precision: Precision = FLOAT32) -> jax.Array:
     """`x @ w` for float[..., D] and float[D, F] with the library's own backward pass; see the module docstring."""
+    return _matmul(x, w, precision)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _matmul(x: jax.Array, w: jax.Array, precision: Precision) -> jax.Array:
     flat = x.reshape(-1, x.shape[-1]).astype(precision.compute)
     y = _dot(flat, w.astype(precision.compute), 1, 0, precision)
     return y.reshape(*x.shape[:-1], w.shape[1])
 
 
 def _forward(x, w, precision):
-    y = matmul(x.value, w.value, precision)
+    y = _matmul(x.value, w.value, precision)
     kept_x = x.value.astype(precision.compute) if w.perturbed else None
     kept_w = w.value if x.perturbed else None
     # Zero-size arrays carry the dtypes to the backward pass without keeping the arrays alive.
@@ -71,7 +75,7 @@ def _backward(precision, residuals, dy):
     return dx, dw
 
 
-matmul.defvjp(_forward, _backward, symbolic_zeros=True)
+_matmul.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def weight_gradient(x: jax.Array, dy: jax.Array, precision: Precision) -> jax.Array:

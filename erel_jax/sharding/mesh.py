@@ -1,6 +1,7 @@
 """The device mesh every program runs on: axes `("data", "model")`, size 1 allowed."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from erel_jax.errors import ConfigError
 AXES = ("data", "model")
 
 
-def make_mesh(data: int | None = None, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(data: int | None = None, model: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over `data × model` devices with automatic axis types.
 
     Args:
