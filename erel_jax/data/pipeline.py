@@ -6,7 +6,7 @@ carries, besides Grain's position, a fingerprint of everything that decides the 
 the state of any other pipeline in silence. `eval_batches` covers every row exactly once, in batches of one shape.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import grain
@@ -139,7 +139,7 @@ class GatheredBatches:
     """
 
     def __init__(
-        self, stream: BatchStream, gather: Callable[[np.ndarray], Mapping[str, np.ndarray]], ids: Sequence[str]
+        self, stream: BatchStream, gather: Callable[[np.ndarray], Mapping[str, np.ndarray]], ids: list[str]
     ) -> None:
         self.stream = stream
         self._gather = gather
