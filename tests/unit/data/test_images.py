@@ -221,3 +221,17 @@ def test_a_picture_is_fitted_without_distortion() -> None:
 def test_png_round_trip() -> None:
     np.testing.assert_array_equal(decode_image(encode_png(NOISE)), NOISE)
     np.testing.assert_array_equal(decode_image(encode_png(NOISE[:, :, 0])), np.repeat(NOISE[:, :, :1], 3, axis=2))
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "PPM"])
+@pytest.mark.filterwarnings("ignore")
+def test_whatever_is_in_the_file_the_outcome_is_a_picture_or_a_bad_image(format: str) -> None:
+    whole = encoded(Image.fromarray(NOISE), format)
+    generator = np.random.default_rng(1)
+    for _ in range(40):
+        damaged = bytearray(whole[: generator.integers(1, len(whole) + 1)])
+        for position in generator.integers(0, len(damaged), 4):
+            damaged[position] = generator.integers(0, 256)
+        with contextlib.suppress(BadImage):
+            picture = decode_image(bytes(damaged), size=16)
+            assert picture.shape == (16, 16, 3) and picture.dtype == np.uint8
