@@ -3,7 +3,8 @@
 Each renderer walks `COLUMNS`, so a column is described once for the terminal, Markdown and the page.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,7 +65,7 @@ COLUMNS = (
         better="higher",
         format=quantities.fraction,
         definition="The headline metric on the test split, 0 to 1, mean over seeds; ± is the standard deviation over "
-        "seeds. Ties in score are broken by the smaller item id.",
+        "seeds.",
         caution="Compare only the same metric on the same data set, split and candidate set.",
     ),
     Column(
@@ -146,6 +147,45 @@ COLUMNS = (
         caution="Compare equal metrics only. At small scale every discount is close to 1 and PSCP is close to quality.",
     ),
 )
+
+METRIC_NAME = re.compile(r"(?P<direction>\w+_to_\w+/)?(?P<family>[a-z_]+?@?)\d*(?P<ties>_ties_by_id)?")
+
+METRIC_TERMS = {
+    "hr@": (
+        "hr@k",
+        "Share of users whose held-out item is among the k best of the whole catalog, items seen before left out.",
+    ),
+    "recall@": ("recall@k", "Share of queries with at least one right item among the k best (a hit rate)."),
+    "recall_fraction@": (
+        "recall_fraction@k",
+        "Share of a query's right items that is among the k best, mean over queries.",
+    ),
+    "ndcg@": ("ndcg@k", "Hits at rank r count 1 / log2(1 + r), scaled so that the best possible order gives 1."),
+    "mrr": ("mrr", "Mean of 1 / rank of the best right item."),
+    "_ties_by_id": (
+        "…_ties_by_id",
+        "Equal scores are ranked by item number; names without it count ties for the method.",
+    ),
+    "_to_/": ("…_to_…/", "Direction of search; names without it are the mean of both directions."),
+}
+"""Families of metric names: how the family is written and what it means."""
+
+
+def metric_terms(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Define the metrics that occur.
+
+    Args:
+        names: names of metrics.
+
+    Returns:
+        (family, definition) pairs in the order of `METRIC_TERMS`; unknown names have none.
+    """
+    found: set[str | None] = set()
+    for name in names:
+        match = METRIC_NAME.fullmatch(name.casefold())
+        found |= set(match.group("direction", "family", "ties")) if match else set()
+        found |= {"_to_/"} if match and match["direction"] else set()
+    return [(shown, text) for key, (shown, text) in METRIC_TERMS.items() if key in found]
 
 
 def best_rows(column: Column, methods: tuple[MethodSummary, ...]) -> set[str]:

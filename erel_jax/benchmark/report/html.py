@@ -17,7 +17,7 @@ from markupsafe import Markup
 import erel_jax
 from erel_jax.benchmark.record import SCHEMA_VERSION, Record
 from erel_jax.benchmark.report import quantities
-from erel_jax.benchmark.report.columns import COLUMNS, Column, best_rows
+from erel_jax.benchmark.report.columns import COLUMNS, Column, best_rows, metric_terms
 from erel_jax.benchmark.report.gallery import Galleries, GalleryQuery, data_uri, printable
 from erel_jax.benchmark.report.plots import draw_plot
 from erel_jax.benchmark.summary import COST_AXES, MethodSummary, Summary, findings
@@ -81,6 +81,7 @@ def render_html(summary: Summary, galleries: Galleries | None = None) -> str:
         version=erel_jax.__version__,
         schema_version=SCHEMA_VERSION,
         columns=COLUMNS,
+        metrics=metric_terms(name for record in summary.records for name in record.metrics),
         **_opening(summary),
         groups=_groups(summary),
         tpme_set=summary.tpme_set,
@@ -164,13 +165,20 @@ def environment_rows(records: Sequence[Record]) -> list[tuple[str, str]]:
     keys = dict.fromkeys(key for record in records for key in record.environment)
     rows = []
     for key in keys:
-        values = dict.fromkeys(
-            str(value) if value is not None else f"{quantities.MISSING} ({record.unavailable[f'environment.{key}']})"
-            for record in records
-            if (value := record.environment.get(key)) is not None or key in record.environment
-        )
-        rows.append((key.replace("_", " "), "; ".join(values)))
+        values = dict.fromkeys(_environment_text(record, key) for record in records if key in record.environment)
+        rows.append((key.removesuffix("_bytes").replace("_", " "), "; ".join(values)))
     return rows
+
+
+def _environment_text(record: Record, key: str) -> str:
+    value = record.environment[key]
+    if value is None:
+        return f"{quantities.MISSING}: {record.unavailable[f'environment.{key}']}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if key.endswith("_bytes") and isinstance(value, int | float):
+        return quantities.size(value)
+    return str(value)
 
 
 def _asset(name: str) -> str:
@@ -302,20 +310,23 @@ def _query_view(query: GalleryQuery) -> dict[str, Any]:
 
 def _raw(summary: Summary) -> list[dict[str, Any]]:
     """All records in three tables; a field that no record has is left to the list of unavailable values."""
-    metrics = list(dict.fromkeys(f"metrics.{name}" for record in summary.records for name in record.metrics))
-    metrics += dict.fromkeys(
-        f"validation_metrics.{name}" for record in summary.records for name in record.validation_metrics
+    metrics = dict.fromkeys(f"metrics.{name}" for record in summary.records for name in record.metrics)
+    validation = dict.fromkeys(
+        f"validation_metrics.{n}" for record in summary.records for n in record.validation_metrics
     )
+    tables = {"Quality": [*metrics, "evaluated_queries"], "Validation": [*validation], **RAW_FIELDS}
     parts = []
-    for title, fields in {"Quality": [*metrics, "evaluated_queries"], **RAW_FIELDS}.items():
+    for title, fields in tables.items():
         shown = [name for name in fields if any(_raw_value(record, name) is not None for record in summary.records)]
         sources = {record.peak_bytes_source for record in summary.records}
+        if not shown:
+            continue
         note = ""
         if "peak_bytes_source" in shown and len(sources) == 1:
             shown.remove("peak_bytes_source")
             note = f"peak_bytes_source of all rows: {sources.pop()}."
         rows = [[_raw_cell(record, name) for name in ("method", "seed", *shown)] for record in summary.records]
-        names = [name.removeprefix("metrics.").replace("validation_metrics.", "validation ") for name in shown]
+        names = [name.removeprefix("validation_").removeprefix("metrics.") for name in shown]
         parts.append({"title": title, "names": ["method", "seed", *names], "rows": rows, "note": note})
     return parts
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import erel_jax
 from erel_jax.benchmark.record import SCHEMA_VERSION
 from erel_jax.benchmark.report import quantities
-from erel_jax.benchmark.report.columns import COLUMNS
+from erel_jax.benchmark.report.columns import COLUMNS, metric_terms
 from erel_jax.benchmark.report.html import dropped_counts, environment_rows, heading, unavailable_reasons
 from erel_jax.benchmark.summary import MethodSummary, Summary, findings
 
@@ -38,6 +38,9 @@ def render_markdown(summary: Summary) -> str:
     terms = [[c.title, f"{c.definition} ({c.better} is better)", c.caution] for c in COLUMNS]
     lines += ["", "## What the numbers mean", ""]
     lines += _table(["Column", "Definition", "What not to compare"], terms, numeric=False)
+    metrics = [list(term) for term in metric_terms(name for record in summary.records for name in record.metrics)]
+    if metrics:
+        lines += ["", *_table(["Metric", "Definition"], metrics, numeric=False)]
     lines += ["", "## How to get these numbers", ""]
     for command in dict.fromkeys(record.command for record in summary.records):
         lines += [f"    {line}" for line in command.splitlines()] + [""]

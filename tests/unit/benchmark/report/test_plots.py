@@ -15,7 +15,7 @@ def parsed(svg):
 
 
 def with_class(svg, name):
-    return [node for node in parsed(svg).iter() if name in (node.get("class") or "").split()]
+    return [node for node in parsed(svg).iter() if name in str(node.get("class")).split()]
 
 
 def number(node, attribute):
@@ -27,7 +27,7 @@ def points(svg):
     found = {}
     for node in with_class(svg, "learned"):
         if node.tag == "circle":
-            found[node[0].text.split(":")[0]] = (number(node, "cx"), number(node, "cy"))
+            found[str(node[0].text).split(":")[0]] = (number(node, "cx"), number(node, "cy"))
     return found
 
 
