@@ -133,21 +133,8 @@ def fit(
     folder = report_folder if report_folder is not None else getattr(checkpoint, "folder", None)
     skips = Skips(None if folder is None else Path(folder), max_consecutive_skips)
     run = _Run(step, frozen, start, steps, Feed(batches, state.step.sharding), _Saver(checkpoint, start), skips)
-    begun, compiled_before = time.perf_counter(), step.compile_seconds
     state = run.go(state, stop, checkpoint_every, on_progress)
-    compile_seconds = step.compile_seconds - compiled_before
-    return FitResult(
-        state=state,
-        losses=run.losses[::history_every],
-        step_seconds=run.seconds[1:],
-        compile_seconds=compile_seconds,
-        train_seconds=time.perf_counter() - begun - compile_seconds,
-        data_seconds=run.feed.seconds,
-        checkpoint_seconds=run.saver.seconds,
-        steps_done=steps - start,
-        skipped=int(jax.device_get(state.skipped)),
-        recompiles_after_warmup=step.compilations - run.programs,
-    )
+    return run.result(state, history_every)
 
 
 @dataclass
@@ -164,6 +151,8 @@ class _Run:
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     programs: int = 0
+    begun: float = field(default_factory=time.perf_counter)
+    compile_seconds: float = 0.0
 
     def go(
         self,
@@ -172,7 +161,7 @@ class _Run:
         checkpoint_every: int | None,
         on_progress: Callable[[Progress], None] | None,
     ) -> TrainState:
-        self.programs = self.step.compilations
+        self.programs, compiled = self.step.compilations, self.step.compile_seconds
         following = self.feed.take() if self.start < self.steps else None
         for number in range(self.start, self.steps):
             if stop is not None and stop.requested:
@@ -193,7 +182,22 @@ class _Run:
                 on_progress(self._progress(number + 1, host))
             if last or (checkpoint_every and (number + 1) % checkpoint_every == 0):
                 self.saver.save(number + 1, state, self.feed.batches.state() if last else self.feed.position)
+        self.compile_seconds = self.step.compile_seconds - compiled
         return state
+
+    def result(self, state: TrainState, history_every: int) -> FitResult:
+        return FitResult(
+            state=state,
+            losses=self.losses[::history_every],
+            step_seconds=self.seconds[1:],
+            compile_seconds=self.compile_seconds,
+            train_seconds=time.perf_counter() - self.begun - self.compile_seconds,
+            data_seconds=self.feed.seconds,
+            checkpoint_seconds=self.saver.seconds,
+            steps_done=self.steps - self.start,
+            skipped=int(jax.device_get(state.skipped)),
+            recompiles_after_warmup=self.step.compilations - self.programs,
+        )
 
     def _preempt(self, stop: StopFlag, taken: int, state: TrainState) -> None:
         """Saves before the batch that is waiting, and leaves."""

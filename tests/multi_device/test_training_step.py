@@ -1,5 +1,6 @@
 """The same training on 1 and on 8 devices, and checkpoints that move between them."""
 
+import dataclasses
 import functools
 from types import SimpleNamespace
 
@@ -84,6 +85,12 @@ def start(rules=None, patterns=(".*",)):
     return SimpleNamespace(state=state, frozen=frozen, step=step_of(rules))
 
 
+def restore(checkpoints, *wanted):
+    found = checkpoints.restore(*wanted)
+    assert found is not None
+    return found
+
+
 def run(begun, steps=6, stream=None, **options):
     return fit(begun.step, begun.state, begun.frozen, stream or Stream(), steps=steps, **options)
 
@@ -145,7 +152,8 @@ def test_nan_on_one_device_skips_the_step_on_all():
     begun = start("fsdp")
     before = jax.device_get(begun.state.trainable)
     trainable = begun.state.trainable
-    poisoned = begun.state.replace(trainable={**trainable, "table": trainable["table"].at[3].set(jnp.nan)})
+    table = trainable["table"].at[3].set(jnp.nan)
+    poisoned = dataclasses.replace(begun.state, trainable={**trainable, "table": table})
     state, metrics = begun.step(
         jax.device_put(poisoned, jax.tree.map(lambda x: x.sharding, begun.state)),
         begun.frozen,
@@ -159,7 +167,7 @@ def test_nan_on_one_device_skips_the_step_on_all():
 def test_checkpoints_move_between_device_counts(single, tmp_path, writer, reader):
     run(start(writer), 3, checkpoint=Checkpoints(tmp_path, {}))
     checkpoints, stream, begun = Checkpoints(tmp_path, {}), Stream(), start(reader)
-    found = checkpoints.restore(begun.state)
+    found = restore(checkpoints, begun.state)
     stream.restore(found.stream_state)
     for name, value in tree.paths(found.state.trainable).items():
         assert value.sharding == tree.paths(begun.state.trainable)[name].sharding
@@ -170,4 +178,4 @@ def test_checkpoints_move_between_device_counts(single, tmp_path, writer, reader
 def test_no_hidden_transfer_on_a_mesh():
     begun = start("fsdp")
     with jax.transfer_guard("disallow"):
-        run(begun, 3)
+        assert run(begun, 3).steps_done == 3

@@ -1,5 +1,6 @@
 """Checkpoints: bit for bit back, and every kind of damage or mix-up noticed."""
 
+import dataclasses
 import json
 
 import jax
@@ -19,10 +20,16 @@ def host(state):
     return tree.paths(jax.device_get(bare))
 
 
+def restore(checkpoints, *wanted):
+    found = checkpoints.restore(*wanted)
+    assert found is not None
+    return found
+
+
 def make_state(value=1.5, width=3, optimizer=None, extra=None):
     trainable = {"a": {"kernel": jnp.full((width, 2), value), "none": None}, "half": jnp.ones((4,), jnp.bfloat16)}
     state = new_state(trainable | (extra or {}), optimizer or adam(0.1), jax.random.key(3))
-    return state.replace(step=jnp.int32(5))
+    return dataclasses.replace(state, step=jnp.int32(5))
 
 
 @pytest.fixture
@@ -44,7 +51,7 @@ def flip_byte(file):
 def test_state_comes_back_bit_for_bit(checkpoints):
     state = make_state(0.1)
     checkpoints.save(5, state, {"next": 5})
-    found = checkpoints.restore(make_state(9.0))
+    found = restore(checkpoints, make_state(9.0))
     assert (found.step, found.stream_state) == (5, {"next": 5})
     assert jax.tree.structure(found.state) == jax.tree.structure(state)
     for name, value in host(state).items():
@@ -57,7 +64,7 @@ def test_state_comes_back_bit_for_bit(checkpoints):
 def test_empty_arrays_survive(checkpoints):
     state = make_state(extra={"empty": jnp.zeros((0, 4))})
     checkpoints.save(5, state)
-    assert checkpoints.restore(state).state.trainable["empty"].shape == (0, 4)
+    assert restore(checkpoints, state).state.trainable["empty"].shape == (0, 4)
 
 
 def test_nothing_stored_is_none(checkpoints):
@@ -69,9 +76,9 @@ def test_newest_steps_are_kept(tmp_path):
     for step in (1, 2, 3, 4):
         checkpoints.save(step, make_state(float(step)))
     assert checkpoints.steps() == [3, 4]
-    assert float(checkpoints.restore(make_state(), 3).state.trainable["a"]["kernel"][0, 0]) == 3.0
+    assert float(restore(checkpoints, make_state(), 3).state.trainable["a"]["kernel"][0, 0]) == 3.0
     with pytest.raises(CheckpointError, match=r"no step 2; it has \[3, 4\]"):
-        checkpoints.restore(make_state(), 2)
+        restore(checkpoints, make_state(), 2)
 
 
 def test_existing_step_needs_overwrite(checkpoints):
@@ -79,7 +86,7 @@ def test_existing_step_needs_overwrite(checkpoints):
     with pytest.raises(ConfigError, match="exists already"):
         checkpoints.save(5, make_state(2.0))
     checkpoints.save(5, make_state(2.0), overwrite=True)
-    assert float(checkpoints.restore(make_state()).state.trainable["a"]["kernel"][0, 0]) == 2.0
+    assert float(restore(checkpoints, make_state()).state.trainable["a"]["kernel"][0, 0]) == 2.0
 
 
 @pytest.mark.parametrize("where", ["parameter", "moment"])
@@ -89,7 +96,7 @@ def test_nonfinite_values_are_refused(checkpoints, where):
         moments = jax.tree.map(
             lambda x: jnp.full_like(x, jnp.inf) if jnp.issubdtype(x.dtype, jnp.floating) else x, state.optimizer_state
         )
-        state = state.replace(optimizer_state=moments)
+        state = dataclasses.replace(state, optimizer_state=moments)
     with pytest.raises(NonFiniteError, match="a/kernel"):
         checkpoints.save(5, state)
     assert checkpoints.steps() == []
@@ -100,13 +107,13 @@ def test_nonfinite_values_are_refused(checkpoints, where):
 def test_other_fingerprint_shows_both(tmp_path):
     Checkpoints(tmp_path, PRINT).save(5, make_state())
     with pytest.raises(ConfigError, match=r"method is 'lora' there and 'bitfit' here; rank is '\(absent\)' there"):
-        Checkpoints(tmp_path, PRINT | {"method": "bitfit", "rank": 8}).restore(make_state())
+        restore(Checkpoints(tmp_path, PRINT | {"method": "bitfit", "rank": 8}), make_state())
 
 
 def test_misfits_are_listed(checkpoints):
     checkpoints.save(5, make_state(extra={"old": jnp.ones(2)}))
     with pytest.raises(CheckpointError) as raised:
-        checkpoints.restore(make_state(width=4, extra={"new": jnp.ones(2)}))
+        restore(checkpoints, make_state(width=4, extra={"new": jnp.ones(2)}))
     message = str(raised.value)
     assert "missing arrays: " in message and "trainable/new" in message.split("extra arrays")[0]
     assert "trainable/old" in message.split("extra arrays: ")[1]
@@ -116,7 +123,7 @@ def test_misfits_are_listed(checkpoints):
 def test_other_optimizer_is_a_misfit(checkpoints):
     checkpoints.save(5, make_state())
     with pytest.raises(CheckpointError, match="missing arrays: optimizer_state"):
-        checkpoints.restore(make_state(optimizer=adam(0.1, warmup_steps=5)))
+        restore(checkpoints, make_state(optimizer=adam(0.1, warmup_steps=5)))
 
 
 def stored_files(checkpoints, step):
@@ -131,9 +138,9 @@ def test_every_flipped_byte_is_noticed(checkpoints):
         whole = file.read_bytes()
         flip_byte(file)
         with pytest.raises(CorruptArtifactError, match=file.name):
-            checkpoints.restore(make_state(), "latest")
+            restore(checkpoints, make_state(), "latest")
         file.write_bytes(whole)
-    assert checkpoints.restore(make_state(), "latest").step == 5
+    assert restore(checkpoints, make_state(), "latest").step == 5
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "delete"])
@@ -154,20 +161,20 @@ def test_auto_falls_back_to_the_step_before(checkpoints, lines, damage, target):
         file.unlink()
     else:
         file.write_bytes(b"" if damage == "empty" else file.read_bytes()[: file.stat().st_size // 2])
-    found = checkpoints.restore(make_state())
+    found = restore(checkpoints, make_state())
     assert (found.step, found.stream_state) == (1, {"next": 1})
     assert float(found.state.trainable["a"]["kernel"][0, 0]) == 1.0
     assert len(lines) == 1 and "step 2 is damaged, falling back to step 1" in lines[0] and file.name in lines[0]
     checkpoints.refuse_later(1)
     checkpoints.save(2, make_state(7.0))  # a damaged step may be made again
-    assert float(checkpoints.restore(make_state()).state.trainable["a"]["kernel"][0, 0]) == 7.0
+    assert float(restore(checkpoints, make_state()).state.trainable["a"]["kernel"][0, 0]) == 7.0
 
 
 def test_all_damaged_is_an_error(checkpoints):
     checkpoints.save(5, make_state())
     (checkpoints.path(5) / "manifest.json").write_text("{")
     with pytest.raises(CorruptArtifactError):
-        checkpoints.restore(make_state())
+        restore(checkpoints, make_state())
 
 
 def test_arrays_that_orbax_cannot_read_are_corrupt(checkpoints, monkeypatch):
@@ -177,7 +184,7 @@ def test_arrays_that_orbax_cannot_read_are_corrupt(checkpoints, monkeypatch):
     metadata.write_bytes(b"\xff{")
     monkeypatch.setattr("erel_jax.training.checkpoint.verify_manifest", _trusting)
     with pytest.raises(CorruptArtifactError, match="cannot be read"):
-        checkpoints.restore(make_state())
+        restore(checkpoints, make_state())
 
 
 def _trusting(path, verify="auto", *, kind=None):
@@ -192,7 +199,7 @@ def test_older_schema_says_what_to_do(checkpoints):
     document = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(document | {"schema_version": 0}))
     with pytest.raises(CheckpointError, match="schema 0, this version of erel_jax reads 1"):
-        checkpoints.restore(make_state())
+        restore(checkpoints, make_state())
 
 
 def test_leftovers_are_removed_and_reported(tmp_path, lines):
@@ -219,7 +226,7 @@ def test_full_disk_keeps_the_older_step(checkpoints, monkeypatch):
     monkeypatch.setattr("erel_jax.artifacts.write_text_atomic", full)
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save(2, make_state(2.0))
-    assert checkpoints.steps() == [1] and checkpoints.restore(make_state()).step == 1
+    assert checkpoints.steps() == [1] and restore(checkpoints, make_state()).step == 1
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step_00000001"]
 
 

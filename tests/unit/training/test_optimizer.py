@@ -1,5 +1,7 @@
 """Adam against its definition in NumPy; patterns, schedules and refusals."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,7 @@ def adam_by_definition(values, gradients, rate, decay=0.0, clip=None, factors=No
     return values
 
 
-def run(optimizer, params, gradients):
+def run(optimizer: Any, params, gradients) -> Any:
     state = optimizer.init(params)
     for gradient in gradients:
         updates, state = optimizer.update(gradient, state, params)
@@ -88,7 +90,8 @@ def test_pattern_without_a_parameter_is_named():
 
 
 def test_moments_exist_for_trainable_parameters_alone():
-    state = adam(0.1).init({"a": jnp.zeros((3, 4)), "b": None})
+    trainable: Any = {"a": jnp.zeros((3, 4)), "b": None}
+    state = adam(0.1).init(trainable)
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) == 2 * 12 + 1
 
 

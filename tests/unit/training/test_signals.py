@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -52,7 +53,13 @@ def test_other_thread_is_refused():
     assert "main thread" in str(errors[0])
 
 
-def child(code, environment):
+def restore(checkpoints, *wanted):
+    found = checkpoints.restore(*wanted)
+    assert found is not None
+    return found
+
+
+def child(code, environment) -> Any:
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
@@ -124,7 +131,7 @@ TRAINING = """
 """
 
 
-def train(folder, environment, *options):
+def train(folder, environment, *options) -> Any:
     command = [sys.executable, "-c", textwrap.dedent(TRAINING), str(folder), *options]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -180,6 +187,6 @@ def test_kill_during_a_save_leaves_complete_steps_only(tmp_path, plain_environme
     weights = jax.random.normal(jax.random.key(1), (1500, 1500))
     optimizer = adam(0.1)
     template = new_state({"w": jax.numpy.zeros((1500, 1500))}, optimizer, jax.random.key(5))
-    found = checkpoints.restore(template)
+    found = restore(checkpoints, template)
     assert found.step == checkpoints.latest() and found.stream_state == {"k": found.step}
     assert jax.numpy.array_equal(found.state.trainable["w"], weights)
