@@ -29,6 +29,8 @@ def render_markdown(summary: Summary) -> str:
         lines += ["", "## Floors: no training", "", *_comparison(summary.floors)]
     if summary.tpme_set:
         lines += ["", f"TPME compares the learned methods of this run only (set `{summary.tpme_set}`)."]
+    sources = dict.fromkeys(record.peak_bytes_source for record in summary.records if record.peak_bytes_source)
+    lines += ["", escape(f"Memory is {'; '.join(sources) or 'unavailable'}. All numbers are in records.jsonl.")]
     reasons = unavailable_reasons(summary)
     if reasons:
         rows = [[entry["fields"], entry["reason"], entry["methods"]] for entry in reasons]
@@ -70,6 +72,8 @@ def _comparison(methods: Sequence[MethodSummary]) -> list[str]:
             cells[0] += f" ± {quantities.fraction(method.quality.deviation)}"
         if method.verdict and method.verdict.outcome == "tie":
             cells[1] += " (tie)"
+        if method.kind == "floor":
+            cells[1] = "–"
         rows.append([method.method, *cells])
     return _table(["Method", *(column.title for column in COLUMNS)], rows)
 

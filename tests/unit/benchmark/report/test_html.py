@@ -175,8 +175,10 @@ def test_headings(records):
 
 
 def test_floors_alone_and_one_method_alone_make_a_page(records):
-    Page(render_html(summarize(records[:3])))
-    Page(render_html(summarize(records[-1:])))
+    floors = Page(render_html(summarize(records[:3])))
+    assert "name_tfidf" in floors.texts and "Training step time" not in floors.texts
+    alone = Page(render_html(summarize(records[-1:])))
+    assert "head_only" in alone.texts and "Training step time" in alone.texts
 
 
 def test_reasons_are_grouped(records):

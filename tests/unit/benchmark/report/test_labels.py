@@ -33,11 +33,12 @@ def test_clusters_do_not_overlap(seed):
         x, y = generator.choice(centers)
         points.append((min(380, max(50, x + generator.gauss(0, 8))), min(262, max(28, y + generator.gauss(0, 8)))))
         names.append(f"{generator.choice(NAMES)}_{index}")
-    check(points, names, obstacles=[Box(330, 120, 60, 14)])
+    assert len(check(points, names, obstacles=[Box(330, 120, 60, 14)])) == 15
 
 
 def test_twelve_methods_at_one_point():
-    check([(215.0, 145.0)] * 12, [f"{NAMES[i % 7]}_{i}" for i in range(12)])
+    boxes = check([(215.0, 145.0)] * 12, [f"{NAMES[i % 7]}_{i}" for i in range(12)])
+    assert max(box.distance(215, 145) for box in boxes) < 120
 
 
 def test_a_lone_label_is_beside_its_point():
