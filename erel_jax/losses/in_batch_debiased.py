@@ -89,7 +89,7 @@ def row_losses(
     Padding rows (`row_positive == 0`) hold finite values without meaning.
     """
     users, columns = windows.shape[0], item_embeddings.shape[0]
-    products = _products(user_states, item_embeddings, jnp.dtype(compute_dtype).name)
+    products: jax.Array = _products(user_states, item_embeddings, jnp.dtype(compute_dtype).name)
     own = jnp.zeros((users, columns), bool).at[jnp.arange(users)[:, None], windows].set(True)
     candidate = jnp.logical_not(own) & (multiplicity > 0)[None, :]
     copies = jnp.log(jnp.maximum(multiplicity, 1.0))

@@ -160,8 +160,8 @@ _count_ranks_by_embeddings = jax.jit(count_ranks_by_embeddings, static_argnames=
 
 
 def rank_by_embeddings(
-    user_states: jax.Array,
-    item_embeddings: jax.Array,
+    user_states: jax.Array | np.ndarray,
+    item_embeddings: jax.Array | np.ndarray,
     targets: np.ndarray,
     seen: np.ndarray,
     *,

@@ -115,7 +115,7 @@ _count_by_embeddings = jax.jit(count_positive_ranks_by_embeddings, static_argnam
 
 
 def rank_positives(
-    queries: jax.Array, items: jax.Array, positives: np.ndarray, *, block_size: int = 256
+    queries: jax.Array | np.ndarray, items: jax.Array | np.ndarray, positives: np.ndarray, *, block_size: int = 256
 ) -> PositiveRanks:
     """Rank the right items of every query by dot product, in one compiled call.
 
@@ -198,8 +198,8 @@ def retrieval_metrics(ranks: PositiveRanks, ks: Sequence[int] = (1, 5, 10)) -> d
 
 
 def two_way_retrieval(
-    queries: jax.Array,
-    items: jax.Array,
+    queries: jax.Array | np.ndarray,
+    items: jax.Array | np.ndarray,
     query_groups: np.ndarray,
     item_groups: np.ndarray,
     *,

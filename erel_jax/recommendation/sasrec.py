@@ -12,9 +12,17 @@ import jax
 import jax.numpy as jnp
 
 from erel_jax.errors import ConfigError
-from erel_jax.layers import FLOAT32, Precision, attention_spec, dropout, layer_norm, layer_norm_spec, self_attention
+from erel_jax.layers import (
+    FLOAT32,
+    Precision,
+    attention_spec,
+    dropout,
+    layer_norm,
+    layer_norm_spec,
+    mlp_spec,
+    self_attention,
+)
 from erel_jax.layers import mlp as feed_forward
-from erel_jax.layers import mlp_spec
 from erel_jax.module import Module, ParamSpec
 
 _XAVIER = jax.nn.initializers.xavier_normal()
@@ -99,7 +107,8 @@ def sasrec(config: SasrecConfig | None = None, precision: Precision = FLOAT32) -
                 "pad histories on the left to max_length."
             )
         active = train and key is not None and config.dropout > 0
-        keys = jax.random.split(key, 1 + 3 * config.blocks) if active else [None] * (1 + 3 * config.blocks)
+        draws = 1 + 3 * config.blocks
+        keys = [None] * draws if key is None or not active else jax.random.split(key, draws)
         x = embeddings.astype(jnp.float32) + params["position"]["table"].astype(jnp.float32)[None]
         x = dropout(layer_norm(params["input_norm"], x, config.eps), config.dropout, keys[0], active)
         causal = jnp.tril(jnp.ones((config.max_length, config.max_length), bool))

@@ -1,6 +1,7 @@
 """The floor that knows transitions: what followed the user's last items in other users' training sequences."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -29,7 +30,7 @@ class Markov:
     last: int = 5
     decay: float = 0.5
     popularity_weight: float = 1e-3
-    transitions: scipy.sparse.csr_matrix = field(init=False)
+    transitions: Any = field(init=False)
 
     def __post_init__(self) -> None:
         items = len(self.train_counts) - 1
@@ -41,6 +42,6 @@ class Markov:
 
     def scores(self, histories: np.ndarray) -> np.ndarray:
         """Transition scores float32[B, N]; column j scores item j + 1."""
-        weights = recency_weights(histories, self.transitions.shape[0], last=self.last, decay=self.decay)
+        weights: Any = recency_weights(histories, len(self.train_counts) - 1, last=self.last, decay=self.decay)
         popularity = Popularity(train_counts=self.train_counts).shares
         return (weights @ self.transitions).toarray() + np.float32(self.popularity_weight) * popularity

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import scipy.sparse
 
 from erel_jax.benchmark.floors.recency import recency_weights
 from erel_jax.errors import DataError
@@ -25,24 +25,23 @@ class TfidfNeighbors:
     titles: Sequence[str]
     last: int = 5
     decay: float = 0.8
-    vectors: scipy.sparse.csr_matrix = field(init=False)
-    by_word: scipy.sparse.csr_matrix = field(init=False)
+    vectors: Any = field(init=False)
+    by_word: Any = field(init=False)
 
     def __post_init__(self) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         try:
-            vectors = TfidfVectorizer(dtype=np.float32).fit_transform(self.titles)
+            vectors: Any = TfidfVectorizer(dtype=np.float32).fit_transform(self.titles)  # type: ignore[arg-type]
         except ValueError as error:
             raise DataError(
                 f"none of {len(self.titles)} titles holds a word of two or more letters ({error}). Expected item "
                 "texts; check the items file or leave the TF-IDF floor out."
             ) from error
-        vectors = scipy.sparse.csr_matrix(vectors)
         object.__setattr__(self, "vectors", vectors)
         object.__setattr__(self, "by_word", vectors.T.tocsr())
 
     def scores(self, histories: np.ndarray) -> np.ndarray:
         """Similarity scores float32[B, N]; column j scores item j + 1."""
-        weights = recency_weights(histories, self.vectors.shape[0], last=self.last, decay=self.decay)
+        weights: Any = recency_weights(histories, len(self.titles), last=self.last, decay=self.decay)
         return ((weights @ self.vectors) @ self.by_word).toarray()

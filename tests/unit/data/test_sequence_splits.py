@@ -92,9 +92,10 @@ def test_wrong_settings_and_short_users_are_refused():
     short = _sequences([["a", "b", "c"]])
     with pytest.raises(DataError, match=r"none of 1 users has 5 items.*longest has 3"):
         split_sequences(short)
-    for bad in ({"max_length": 0}, {"min_length": 2}):
-        with pytest.raises(ConfigError, match="expected at least 1 and 3"):
-            split_sequences(short, **bad)
+    with pytest.raises(ConfigError, match="expected at least 1 and 3"):
+        split_sequences(short, max_length=0)
+    with pytest.raises(ConfigError, match="expected at least 1 and 3"):
+        split_sequences(short, min_length=2)
     with pytest.raises(ConfigError, match="1 repeated ids"):
         split_sequences(_sequences([["a", "b", "c", "d", "e"]]), item_order=["a", "a"])
     with pytest.raises(ConfigError, match="expected one of valid, test"):

@@ -26,9 +26,7 @@ def _definition(states, table, windows, log_popularity):
             if windows[user, position] == 0:
                 continue
             positive = user * slots + position + 1
-            kept = [
-                slot for slot, item in enumerate(ids) if slot == positive or (item != 0 and int(item) not in own)
-            ]
+            kept = [slot for slot, item in enumerate(ids) if slot == positive or (item != 0 and int(item) not in own)]
             logits = np.array([states[user, position] @ table[ids[slot]] - log_popularity[ids[slot]] for slot in kept])
             weights = np.exp(logits - logits.max())
             weights /= weights.sum()

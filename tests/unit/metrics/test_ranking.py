@@ -126,8 +126,13 @@ def test_numbers_out_of_range_are_refused():
     def rank(targets=targets, seen=seen, **options):
         return rank_by_scores(lambda block: scores[: len(block)], seen, targets, seen, **options)
 
-    for targets_, seen_ in ((targets * 0, seen), (targets + ITEMS, seen), (targets, seen + ITEMS + 1), (targets, -seen)):
-        with pytest.raises(DataError, match="expected targets in 1..40 and seen items in 0..40"):
+    for targets_, seen_ in (
+        (targets * 0, seen),
+        (targets + ITEMS, seen),
+        (targets, seen + ITEMS + 1),
+        (targets, -seen),
+    ):
+        with pytest.raises(DataError, match=r"expected targets in 1\.\.40 and seen items in 0\.\.40"):
             rank(targets=targets_, seen=seen_)
     with pytest.raises(DataError, match="expected the same number of each"):
         rank(targets=targets[:-1])

@@ -78,7 +78,13 @@ def test_equals_ir_measures():
         for q in range(15)
         if (item_groups == query_groups[q]).any()
     }
-    names = {"ndcg@3": "nDCG@3", "ndcg@10": "nDCG@10", "mrr": "RR", "recall@3": "Success@3", "recall_fraction@10": "R@10"}
+    names = {
+        "ndcg@3": "nDCG@3",
+        "ndcg@10": "nDCG@10",
+        "mrr": "RR",
+        "recall@3": "Success@3",
+        "recall_fraction@10": "R@10",
+    }
     wanted = [measures.parse_measure(name) for name in names.values()]
     theirs = measures.calc_aggregate(wanted, qrels, run)
     for (name, _), measure in zip(names.items(), wanted, strict=True):

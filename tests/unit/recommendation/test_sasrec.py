@@ -1,6 +1,7 @@
 """The user encoder against a NumPy forward pass written from its definition."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,16 @@ from erel_jax.recommendation import SasrecConfig, sasrec
 CONFIG = SasrecConfig(width=12, max_length=5, heads=3, blocks=2, mlp_ratio=2)
 
 
-def _init(spec):
-    return jax.jit(lambda key: module.init(key, spec))(jax.random.key(3))
+@functools.cache
+def _initialized():
+    """Encoder, parameters with norms and biases away from 1 and 0 so that each matters, and the compiled encoder."""
+    encoder = sasrec(CONFIG)
+    rng = np.random.default_rng(1)
+
+    def draw(leaf):
+        return jnp.asarray(float(leaf.ndim == 1) + rng.normal(scale=0.3, size=leaf.shape), jnp.float32)
+
+    return encoder, jax.tree.map(draw, module.abstract(encoder.spec)), jax.jit(encoder.apply)
 
 
 def _norm(params, x, eps=1e-6):
@@ -55,19 +64,10 @@ def _inputs(users=6):
     return rng.normal(size=(users, CONFIG.max_length, CONFIG.width)).astype(np.float32), mask
 
 
-def _random_params(spec):
-    # Norms and biases away from 1 and 0, so that each of them matters.
-    params = _init(spec)
-    leaves, structure = jax.tree.flatten(params)
-    rng = np.random.default_rng(1)
-    return jax.tree.unflatten(structure, [leaf + 0.3 * rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves])
-
-
 def test_equals_the_definition():
-    encoder = sasrec(CONFIG)
-    params = _random_params(encoder.spec)
+    _, params, apply = _initialized()
     embeddings, mask = _inputs()
-    states = jax.jit(encoder.apply)(params, embeddings, mask)
+    states = apply(params, embeddings, mask)
     expected = _reference(jax.tree.map(np.asarray, params), embeddings, mask, CONFIG.heads)
     np.testing.assert_allclose(np.asarray(states)[mask], expected[mask], atol=1e-5)
 
@@ -77,13 +77,16 @@ def test_parameter_count_of_the_published_sizes():
     assert module.count(encoder.spec) == 100_224
     abstract = module.abstract(encoder.spec)
     states = jax.eval_shape(
-        encoder.apply, abstract, jax.ShapeDtypeStruct((4096, 10, 64), jnp.float32), jax.ShapeDtypeStruct((4096, 10), bool)
+        encoder.apply,
+        abstract,
+        jax.ShapeDtypeStruct((4096, 10, 64), jnp.float32),
+        jax.ShapeDtypeStruct((4096, 10), bool),
     )
     assert (states.shape, states.dtype) == ((4096, 10, 64), jnp.float32)
 
 
 def test_initial_values_are_xavier_normal_with_zero_biases():
-    params = tree.paths(_init(sasrec().spec))
+    params = tree.paths(jax.jit(lambda key: module.init(key, sasrec().spec))(jax.random.key(3)))
     for path, leaf in params.items():
         if leaf.ndim == 2:
             fan_in, fan_out = leaf.shape
@@ -94,10 +97,8 @@ def test_initial_values_are_xavier_normal_with_zero_biases():
 
 
 def test_future_and_padding_do_not_reach_a_state():
-    encoder = sasrec(CONFIG)
-    params = _random_params(encoder.spec)
+    _, params, apply = _initialized()
     embeddings, mask = _inputs()
-    apply = jax.jit(encoder.apply)
     states = np.asarray(apply(params, embeddings, mask))
     padded = np.where(mask[:, :, None], embeddings, 1e3).astype(np.float32)
     np.testing.assert_allclose(np.asarray(apply(params, padded, mask))[mask], states[mask], atol=1e-6)
@@ -109,8 +110,7 @@ def test_future_and_padding_do_not_reach_a_state():
 
 
 def test_empty_windows_have_finite_states_and_gradients():
-    encoder = sasrec(CONFIG)
-    params = _init(encoder.spec)
+    encoder, params, _ = _initialized()
     embeddings, mask = _inputs()
     loss = jax.jit(jax.value_and_grad(lambda params: jnp.sum(encoder.apply(params, embeddings, mask & False) ** 2)))
     value, gradients = loss(params)
@@ -120,11 +120,11 @@ def test_empty_windows_have_finite_states_and_gradients():
 
 def test_dropout_needs_both_a_key_and_training():
     encoder = sasrec(dataclasses.replace(CONFIG, dropout=0.5))
-    params = _init(encoder.spec)
+    _, params, plain_apply = _initialized()
     embeddings, mask = _inputs()
+    plain = plain_apply(params, embeddings, mask)
+    np.testing.assert_array_equal(plain_apply(params, embeddings, mask, key=jax.random.key(1)), plain)
     apply = jax.jit(encoder.apply, static_argnames="train")
-    plain = apply(params, embeddings, mask)
-    np.testing.assert_array_equal(apply(params, embeddings, mask, key=jax.random.key(1)), plain)
     np.testing.assert_array_equal(apply(params, embeddings, mask, train=True), plain)
     one, two = (apply(params, embeddings, mask, key=jax.random.key(seed), train=True) for seed in (1, 2))
     assert np.abs(one - plain).max() > 0.1
@@ -136,6 +136,6 @@ def test_wrong_sizes_are_refused():
     for change in ({"width": 0}, {"heads": 5}, {"dropout": 1.0}):
         with pytest.raises(ConfigError):
             dataclasses.replace(CONFIG, **change)
-    encoder = sasrec(CONFIG)
+    encoder, params, _ = _initialized()
     with pytest.raises(ConfigError, match=r"expected \[B, 5, 12\]"):
-        encoder.apply(_init(encoder.spec), jnp.zeros((2, 4, 12)), jnp.ones((2, 4), bool))
+        encoder.apply(params, jnp.zeros((2, 4, 12)), jnp.ones((2, 4), bool))

@@ -112,7 +112,8 @@ def test_table_of_the_scientific_data_set(shared_data):
         "tfidf": TfidfNeighbors(titles=titles),
     }
     ranks = rank_floors(floors, data.test.histories, data.test.targets, data.test.seen)
-    for name, (hit, gain) in {"popularity": (0.0152, 0.0095), "markov": (0.0514, 0.0358), "tfidf": (0.0758, 0.0484)}.items():
+    table = {"popularity": (0.0152, 0.0095), "markov": (0.0514, 0.0358), "tfidf": (0.0758, 0.0484)}
+    for name, (hit, gain) in table.items():
         metrics = ranking_metrics(ranks[name])
         for suffix in ("", "_ties_by_id"):
             assert metrics[f"hr@10{suffix}"] == pytest.approx(hit, abs=0.002), name
