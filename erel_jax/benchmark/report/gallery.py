@@ -53,7 +53,7 @@ class GalleryQuery:
     """One query and its results, best first.
 
     Attributes:
-        query_text: the query, or a user's history as text.
+        query_text: the query, or a user's history as one item per line.
         query_png: picture of the query as PNG, None if it is text alone.
         results: top results, best first.
     """

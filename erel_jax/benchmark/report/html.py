@@ -24,6 +24,7 @@ from erel_jax.benchmark.summary import COST_AXES, MethodSummary, Summary, findin
 
 QUERIES_SHOWN = 8
 RESULTS_SHOWN = 10
+QUERY_LINES = 12
 
 RAW_FIELDS = {
     "Training": (
@@ -293,7 +294,7 @@ def _gallery_views(summary: Summary, galleries: Galleries) -> dict[str, Any]:
 def _query_view(query: GalleryQuery) -> dict[str, Any]:
     results = query.results[:RESULTS_SHOWN]
     return {
-        "text": printable(query.query_text, 600),
+        "lines": [printable(line, 300) for line in query.query_text.splitlines()[:QUERY_LINES]],
         "png": data_uri(query.query_png) if query.query_png else None,
         "pictures": any(result.png for result in results),
         "results": [

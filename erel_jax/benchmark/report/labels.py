@@ -15,6 +15,9 @@ LINE_HEIGHT = 1.25
 LEADER_DISTANCE = 11.0
 """A label whose box is farther from its point than this needs a leader line."""
 
+RANK_COST = 0.1
+"""What each later place in the order of preference costs, in units of distance from the point."""
+
 CROSSING_COST = 9.0
 """What crossing a drawn line costs, in units of distance from the point; a leader through a label costs twice that."""
 
@@ -100,6 +103,7 @@ def place_labels(
     font_size: float,
     obstacles: Sequence[Box] = (),
     lines: Sequence[Box] = (),
+    first: Sequence[bool] = (),
     marker_radius: float = 5.0,
 ) -> list[Box]:
     """Find a box for each text, near its point, without overlaps.
@@ -111,6 +115,7 @@ def place_labels(
         font_size: in the unit of the coordinates.
         obstacles: boxes that labels must not cover.
         lines: thin boxes (drawn lines) that labels avoid where they can.
+        first: for each text whether it is placed before the others; none if empty.
         marker_radius: labels keep off every point by this much.
 
     Returns:
@@ -119,13 +124,15 @@ def place_labels(
     markers = [Box(x - marker_radius, y - marker_radius, 2 * marker_radius, 2 * marker_radius) for x, y in points]
     sizes = [(text_width(text, font_size), font_size * LINE_HEIGHT) for text in texts]
     crowding = [sum(math.hypot(x - a, y - b) < 60 for a, b in points) for x, y in points]
-    order = sorted(range(len(points)), key=lambda i: (-crowding[i], points[i]))
+    early = list(first) or [False] * len(points)
+    order = sorted(range(len(points)), key=lambda i: (not early[i], -crowding[i], points[i]))
     blocked = [*markers, *obstacles]
+    dots = [Box(x - 2.0, y - 2.0, 4.0, 4.0) for x, y in points]
     boxes: dict[int, Box] = {}
     for _ in range(3):  # later rounds move labels whose best place was freed or became crowded
         for index in order:
             others = [(points[other], box) for other, box in boxes.items() if other != index]
-            boxes[index] = _best_box(points[index], sizes[index], area, blocked, lines, others)
+            boxes[index] = _best_box(points[index], sizes[index], area, blocked, (lines, dots), others)
     return [boxes[index] for index in range(len(points))]
 
 
@@ -134,18 +141,20 @@ def _best_box(
     box_size: tuple[float, float],
     area: Box,
     blocked: Sequence[Box],
-    lines: Sequence[Box],
+    avoided: tuple[Sequence[Box], Sequence[Box]],
     others: Sequence[tuple[tuple[float, float], Box]],
 ) -> Box:
+    lines, dots = avoided
     blocked = [*blocked, *(box for _, box in others)]
     best, best_cost = None, math.inf
     for rank, box in enumerate(_near(point, box_size)):
-        cost = box.distance(*point) + 0.4 * (rank % 8)
+        cost = box.distance(*point) + RANK_COST * rank
         if cost >= best_cost or not box.inside(area) or any(box.overlaps(other, 1.0) for other in blocked):
             continue
         cost += CROSSING_COST * sum(box.overlaps(line) for line in lines)
         if cost < best_cost:
             crossed = sum(_leader_crosses(point, box, label) for _, label in others)
+            crossed += sum(_leader_crosses(point, box, dot) for dot in dots if dot.distance(*point) > 2.0)
             crossed += sum(_leader_crosses(anchor, label, box) for anchor, label in others)
             cost += 2 * CROSSING_COST * crossed
         if cost < best_cost:
@@ -170,21 +179,20 @@ def _leader_crosses(point: tuple[float, float], box: Box, label: Box) -> bool:
 
 
 def _near(point: tuple[float, float], box_size: tuple[float, float]) -> list[Box]:
-    """Eight places around the point on growing rings; right of the point first."""
+    """Places around the point in order of preference: beside, above, below, then beside and shifted up or down."""
     (x, y), (width, height) = point, box_size
     boxes = []
     for gap in (7, 10, 14, 19, 25, 32, 40, 50):
-        slant = gap * 0.75
         boxes += [
             Box(x + gap, y - height / 2, width, height),
             Box(x - gap - width, y - height / 2, width, height),
             Box(x - width / 2, y - gap - height, width, height),
             Box(x - width / 2, y + gap, width, height),
-            Box(x + slant, y - slant - height, width, height),
-            Box(x + slant, y + slant, width, height),
-            Box(x - slant - width, y - slant - height, width, height),
-            Box(x - slant - width, y + slant, width, height),
         ]
+    for gap in (5, 10, 18, 28):
+        for shift in (0.7, 1.1, 1.6, 2.2, 2.9, 3.7):
+            for top in (y - height * (shift + 0.5), y + height * (shift - 0.5)):
+                boxes += [Box(x + gap, top, width, height), Box(x - gap - width, top, width, height)]
     return boxes
 
 

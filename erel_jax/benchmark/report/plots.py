@@ -117,8 +117,10 @@ def draw_plot(summary: Summary, axis: str) -> Plot | None:
     front_parts, steps = _front_line(front)
     parts += [*floor_parts, *front_parts, *_error_bars(shown, points, y_scale)]
     obstacles = [floor_box] if floor_box else []
-    names = [m.method for m in shown]
-    boxes = place_labels(points, names, LABEL_AREA, font_size=FONT_SIZE, obstacles=obstacles, lines=[*lines, *steps])
+    names, first = [m.method for m in shown], [m.front[axis] for m in shown]
+    boxes = place_labels(
+        points, names, LABEL_AREA, font_size=FONT_SIZE, obstacles=obstacles, lines=[*lines, *steps], first=first
+    )
     behind = sorted(zip(shown, points, strict=True), key=lambda pair: pair[0].front[axis])
     parts += [_marker(method, point, axis, format_cost, summary.headline) for method, point in behind]
     for method, point, box in zip(shown, points, boxes, strict=True):

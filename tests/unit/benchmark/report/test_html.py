@@ -137,7 +137,7 @@ def test_nothing_in_the_data_becomes_markup(records):
     assert not any(name.startswith("on") for _, attrs in parsed.elements for name in attrs)
     assert "<img src=x" not in page and "alert('xss')</script>" not in page
     assert "{{ 7*7 }}" in parsed.text
-    gallery_text = page[page.index('<div class="query">') : page.index("</details>")]
+    gallery_text = page[page.index('<div class="query') : page.index("</details>")]
     assert "\x00" not in gallery_text and "\u202e" not in gallery_text
 
 
@@ -158,7 +158,7 @@ def test_a_long_gallery_is_cut_and_says_so(records, galleries):
     result = galleries["lora_r8"][0].results[0]
     many = {"lora_r8": [GalleryQuery(f"query {i}", None, [result] * 12) for i in range(20)]}
     page = render_html(summarize(records), many)
-    assert page.count('class="query"') == 8 and page.count("data:image/png") == 80
+    assert page.count('<div class="query') == 8 and page.count("data:image/png") == 80
     assert "At most 8 queries and 10 results are shown." in page
     assert "At most" not in render_html(summarize(records), galleries)
 
