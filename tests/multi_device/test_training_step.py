@@ -14,7 +14,7 @@ from erel_jax import module, tree
 from erel_jax.layers import FLOAT32, BlockConfig, block, dense, embed_tokens, masked_mean, run_stack, stack_spec
 from erel_jax.module import ParamSpec
 from erel_jax.sharding import make_mesh
-from erel_jax.training import Checkpoints, adam, fit, new_state, place, state_shardings, train_step
+from erel_jax.training import Checkpoints, adam, fit, new_state, place, place_batch, state_shardings, train_step
 
 CONFIG = BlockConfig(width=16, heads=4, mlp_width=32)
 LAYERS, VOCABULARY, BATCH, TOKENS = 2, 32, 16, 8
@@ -56,7 +56,7 @@ class Stream:
 
 
 # SGD-like epsilon: Adam's 1e-8 turns rounding in near-zero gradients into whole steps.
-OPTIMIZER = adam(0.01, eps=1e-3, clip_norm=1.0, weight_decay=0.01)
+OPTIMIZER = adam(0.01, eps=1e-3, clip_norm=1.0)
 
 
 @functools.cache
@@ -179,3 +179,15 @@ def test_no_hidden_transfer_on_a_mesh():
     begun = start("fsdp")
     with jax.transfer_guard("disallow"):
         assert run(begun, 3).steps_done == 3
+
+
+def test_results_stay_where_the_rules_say():
+    """A parameter used row by row would follow the batch's sharding if the step left the placement to the compiler."""
+    mesh, optimizer = make_mesh(8, 1), adam(0.1)
+    state, _ = place(new_state({"w": jnp.ones((16, 4))}, optimizer, jax.random.key(0)), None, mesh)
+    step = train_step(lambda p, b, k: (jnp.mean(jnp.square(p["w"] * b["x"])), {}), optimizer, mesh=mesh)
+    batch = place_batch({"x": np.ones((16, 4), np.float32)}, state.step.sharding)
+    assert not batch["x"].sharding.is_fully_replicated
+    for _ in range(2):
+        state, _ = step(state, None, batch)
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))

@@ -140,7 +140,7 @@ def test_sigterm_saves_exits_75_and_resumes_bit_for_bit(tmp_path, plain_environm
     interrupted = train(tmp_path / "a", plain_environment, "400", "slow")
     lines = [interrupted.stdout.readline() for _ in range(4)]
     interrupted.send_signal(signal.SIGTERM)
-    rest, errors = interrupted.communicate(timeout=60)
+    rest, errors = interrupted.communicate(timeout=120)
     assert interrupted.returncode == 75, errors
     assert "SIGTERM came after" in errors and "saved in" in errors
     lines += rest.splitlines(keepends=True)
@@ -148,8 +148,8 @@ def test_sigterm_saves_exits_75_and_resumes_bit_for_bit(tmp_path, plain_environm
     assert 4 <= taken < 400
 
     total = str(taken + 5)
-    resumed, errors = train(tmp_path / "a", plain_environment, total).communicate(timeout=60)
-    straight, _ = train(tmp_path / "b", plain_environment, total).communicate(timeout=60)
+    both = [train(tmp_path / name, plain_environment, total) for name in ("a", "b")]
+    (resumed, errors), (straight, _) = [process.communicate(timeout=120) for process in both]
     assert "".join(lines) + resumed == straight, errors
     assert straight.count("\n") == taken + 5
 
