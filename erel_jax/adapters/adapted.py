@@ -1,0 +1,252 @@
+"""From encoders and a method to a trainable model.
+
+Two shapes serve the two tasks:
+
+- `dual_encoder`: each tower gives its own vector, so a query and an item can be encoded apart (retrieval);
+- `item_encoder`: the towers of one item are fused into one vector (recommendation).
+
+Parameters are `{"towers": {modality: …}, "head": …}`. A cached method has no towers in its parameters: it is fed with
+what the towers said once.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from erel_jax import module
+from erel_jax.adapters.iisan import iisan
+from erel_jax.adapters.method import Method
+from erel_jax.adapters.side_tower import side_tower
+from erel_jax.adapters.taps import tap_states
+from erel_jax.encoders.encoded import Encoder
+from erel_jax.layers import FLOAT32, Precision, dense
+from erel_jax.layers.activation import activation
+from erel_jax.module import Module, ParamSpec, uniform, zeros
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adapted:
+    """A model to train.
+
+    Attributes:
+        module: spec and `apply(params, inputs, …)`.
+        method: the method it was made by.
+        encoders: the towers it adapts, by modality.
+        trainable: patterns over the module's parameters that train.
+        learning_rates: (pattern, rate) pairs, the first match counts.
+        taps: per modality the state indices a side network reads; empty for the others.
+    """
+
+    module: Module
+    method: Method
+    encoders: Mapping[str, Encoder]
+    trainable: tuple[str, ...]
+    learning_rates: tuple[tuple[str, float], ...]
+    taps: Mapping[str, tuple[int, ...]]
+
+    def read(self, modality: str, params: Any, inputs: Any, *, key: Any = None, train: bool = False) -> jax.Array:
+        """What the head of `modality` is fed with: the live tower's output, or the stored states given as `inputs`."""
+        if self.method.cached:
+            return inputs
+        return read_tower(self.encoders[modality], params, inputs, self.taps.get(modality), key=key, train=train)
+
+
+def read_tower(
+    encoder: Encoder, params: Any, inputs: Any, taps: tuple[int, ...] | None, *, key: Any = None, train: bool = False
+) -> jax.Array:
+    """One tower's pooled embedding float[B, E], or its taps float[B, K, D] when `taps` are given."""
+    if taps is None:
+        return encoder.module.apply(params, inputs, key=key, train=train).embedding
+    return encoder.module.apply(params, inputs, taps=taps, embedding=False, key=key, train=train).taps
+
+
+def dual_encoder(
+    encoders: Mapping[str, Encoder], method: Method, *, bottleneck: int = 64, precision: Precision = FLOAT32
+) -> Adapted:
+    """Two towers adapted side by side.
+
+    `module.apply(params, {modality: inputs}) -> {modality: float32[B, E]}` computes the modalities it is given; the
+    vectors are not normalized. Where both towers are equally wide, heads start as the identity, so that training
+    starts from the encoders' own alignment; otherwise they start as random orthogonal maps to the narrower width.
+    `head/logit_scale` is the learned log inverse temperature.
+
+    Args:
+        encoders: towers by modality.
+        method: what to train, see `adapters.METHODS`.
+        bottleneck: width of a side network's blocks.
+        precision: dtypes of heads and side networks (towers keep the precision they were built with).
+    """
+    taps = _taps(encoders, method)
+    widths = {name: encoder.width if name in taps else encoder.embedding_width for name, encoder in encoders.items()}
+    width = min(widths.values())
+    head: dict[str, Any] = {"logit_scale": ParamSpec((), (), _constant(2.659))}
+    sides: dict[str, Module] = {}
+    for name in encoders:
+        part: dict[str, Any] = {}
+        if method.head == "side":
+            sides[name] = side_tower(len(taps[name]), encoders[name].width, bottleneck, precision=precision)
+            part["side"] = sides[name].spec
+        if method.head != "none" or len(set(widths.values())) > 1:
+            part["project"] = {"kernel": ParamSpec((widths[name], width), ("embed", None), _orthogonal)}
+        head[name] = part
+
+    def apply(params: Any, inputs: Mapping[str, Any], *, key: Any = None, train: bool = False) -> dict[str, jax.Array]:
+        outputs = {}
+        for name, given in inputs.items():
+            tower = params["towers"][name] if not method.cached else None
+            states = adapted.read(name, tower, given, key=key, train=train)
+            part = params["head"][name]
+            if name in sides:
+                states = sides[name].apply(part["side"], states)
+            if "project" in part:
+                states = dense(states, part["project"]["kernel"], None, precision)
+            outputs[name] = states.astype(jnp.float32)
+        return outputs
+
+    trains_head = () if method.head == "none" else ("head/.*",)
+    adapted = _adapted(Module({"head": head}, apply), encoders, method, trains_head, taps)
+    return adapted
+
+
+def item_encoder(
+    encoders: Mapping[str, Encoder],
+    method: Method,
+    *,
+    embedding: int = 64,
+    bottleneck: int = 64,
+    precision: Precision = FLOAT32,
+) -> Adapted:
+    """One vector per item from all its modalities.
+
+    `module.apply(params, {modality: inputs}, presence=None) -> float32[N, embedding]`. A side method fuses with
+    IISAN's intra and inter towers; the others map each tower through an affine head (after a GELU where the tower
+    runs live, as in the released baselines) and, with several modalities, fuse by one affine map of the
+    concatenation. `frozen` projects with a fixed random orthogonal map.
+
+    Args:
+        encoders: towers by modality, in the order they are fused.
+        method: what to train.
+        embedding: width E of the item vector.
+        bottleneck: width of a side network's blocks.
+        precision: dtypes of heads and side networks.
+
+    An absent modality (`presence[n, m]` False) contributes nothing: the result is that of the others alone.
+    """
+    taps = _taps(encoders, method)
+    if method.head == "side":
+        side = iisan(
+            {name: (len(taps[name]), encoders[name].width) for name in encoders},
+            embedding=embedding,
+            bottleneck=bottleneck,
+            precision=precision,
+        )
+        head, fuse = side.spec, side.apply
+    else:
+        head = _affine_heads(encoders, embedding, fixed=method.head == "none")
+        names = tuple(encoders)
+
+        def fuse(params: Any, states: Mapping[str, jax.Array], presence: jax.Array | None = None) -> jax.Array:
+            return _fuse_affine(params, states, presence, names, gelu=not method.cached, precision=precision)
+
+    def apply(
+        params: Any,
+        inputs: Mapping[str, Any],
+        presence: jax.Array | None = None,
+        *,
+        key: Any = None,
+        train: bool = False,
+    ) -> jax.Array:
+        states = {}
+        for name in encoders:
+            tower = params["towers"][name] if not method.cached else None
+            states[name] = adapted.read(name, tower, inputs[name], key=key, train=train)
+        return fuse(params["head"], states, presence).astype(jnp.float32)
+
+    trains_head = () if method.head == "none" else ("head/.*",)
+    adapted = _adapted(Module({"head": head}, apply), encoders, method, trains_head, taps)
+    return adapted
+
+
+def _taps(encoders: Mapping[str, Encoder], method: Method) -> dict[str, tuple[int, ...]]:
+    return {n: tap_states(e.layers) for n, e in encoders.items()} if method.head == "side" else {}
+
+
+def _adapted(
+    heads: Module, encoders: Mapping[str, Encoder], method: Method, trains_head: tuple[str, ...], taps: Any
+) -> Adapted:
+    spec = dict(heads.spec)
+    if not method.cached:
+        spec["towers"] = {name: method.rewrite(encoder.module.spec) for name, encoder in encoders.items()}
+    in_towers = tuple(f"towers/[^/]+/(?:{pattern})" for pattern in method.trains)
+    rates = [(pattern, method.tower_learning_rate) for pattern in in_towers]
+    return Adapted(
+        module=Module(spec, heads.apply),
+        method=method,
+        encoders=dict(encoders),
+        trainable=in_towers + trains_head,
+        learning_rates=(*rates, (".*", method.learning_rate)),
+        taps=taps,
+    )
+
+
+def tower_parameters(adapted: Adapted, key: jax.Array, towers: Mapping[str, Any]) -> Any:
+    """Parameters of an adapted model: the given towers where it runs them, fresh adapters and heads.
+
+    Args:
+        adapted: the model.
+        key: key for what is new.
+        towers: pretrained parameters by modality.
+    """
+    existing = {} if adapted.method.cached else {"towers": dict(towers)}
+    return module.fill(key, adapted.module.spec, existing)
+
+
+def _affine_heads(encoders: Mapping[str, Encoder], embedding: int, fixed: bool) -> dict[str, Any]:
+    heads: dict[str, Any] = {}
+    for name, encoder in encoders.items():
+        bound = uniform(encoder.embedding_width**-0.5)
+        heads[name] = {
+            "kernel": ParamSpec((encoder.embedding_width, embedding), ("embed", None), _orthogonal if fixed else bound),
+            "bias": ParamSpec((embedding,), (None,), zeros if fixed else bound),
+        }
+    if len(encoders) > 1:
+        width = embedding * len(encoders)
+        bound = uniform(width**-0.5)
+        heads["fusion"] = {
+            "kernel": ParamSpec((width, embedding), (None, None), _orthogonal if fixed else bound),
+            "bias": ParamSpec((embedding,), (None,), zeros if fixed else bound),
+        }
+    return heads
+
+
+def _fuse_affine(
+    params: Any,
+    states: Mapping[str, jax.Array],
+    presence: jax.Array | None,
+    names: tuple[str, ...],
+    *,
+    gelu: bool,
+    precision: Precision,
+) -> jax.Array:
+    vectors = []
+    for m, name in enumerate(names):
+        vector = dense(states[name], params[name]["kernel"], params[name]["bias"], precision)
+        vector = activation("gelu")(vector) if gelu else vector
+        vectors.append(vector if presence is None else jnp.where(presence[:, m, None], vector, 0.0))
+    if len(vectors) == 1:
+        return vectors[0]
+    joined = jnp.concatenate(vectors, axis=-1)
+    return dense(joined, params["fusion"]["kernel"], params["fusion"]["bias"], precision)
+
+
+def _constant(value: float):
+    return lambda key, shape, dtype=jnp.float32: jnp.full(shape, value, dtype)
+
+
+def _orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    if shape[0] == shape[1]:
+        return jnp.eye(shape[0], dtype=dtype)
+    return jax.nn.initializers.orthogonal()(key, shape, dtype)

@@ -1,0 +1,107 @@
+"""What a person can ask of `erel bench`. This module imports nothing heavy: `--help` must be quick."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+from erel_jax.errors import ConfigError
+
+Task = Literal["retrieval", "recommendation"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """Compare adaptation methods by quality and cost.
+
+    With no options: all methods on the embedded data set `glyphs`, a table on the terminal, and `report.html`,
+    `report.md` and `records.jsonl` in the output folder. Run the same command again to continue a stopped run or to
+    reuse finished methods.
+    """
+
+    task: Task = "retrieval"
+    """retrieval: find the picture of a text and the text of a picture. recommendation: predict a user's next item."""
+
+    data: str | None = None
+    """retrieval: glyphs, openmoji, fashion, or a folder or CSV/TSV/JSONL file with image paths and texts.
+    recommendation: a TSV of `user<TAB>item item …`, oldest first, or an .npz of sequences. Default: glyphs."""
+
+    items: Path | None = None
+    """TSV of `item<TAB>title`, for recommendation."""
+
+    images: Path | None = None
+    """Folder or zip with the images: the source files of openmoji or fashion, or `<item>.jpg` for recommendation."""
+
+    text_encoder: str | None = None
+    """Hugging Face id or folder of the text encoder. Default for retrieval: a small one trained on glyphs."""
+
+    image_encoder: str | None = None
+    """Hugging Face id or folder of the image encoder. Default for retrieval: a small one trained on glyphs."""
+
+    methods: str | None = None
+    """Comma-separated methods, for example `frozen,lora,iisan_cached`. Default: all that suit the task."""
+
+    seeds: int = 1
+    """Runs per method, with seeds 0 … N-1; the report shows mean and spread."""
+
+    epochs: int | None = None
+    """Passes over the training data. Default: chosen per task and method, printed before work starts."""
+
+    batch_size: int | None = None
+    """Examples (retrieval: pairs; recommendation: users) per step. Default: chosen per task."""
+
+    seconds_per_method: float | None = None
+    """Training stops at this many seconds per method and seed, and the report says so. Default: chosen per task."""
+
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Operands of matrix products; accumulation, softmax, norms and losses are float32 either way."""
+
+    out: Path | None = None
+    """Output folder. Default: `erel-bench/<task>-<data>`."""
+
+    cache: Path | None = None
+    """Folder for prepared data, pretrained glyph encoders and hidden states. Default: see `erel doctor`."""
+
+    fresh: bool = False
+    """Measure again even what the output folder already holds."""
+
+    def __post_init__(self):
+        for name in ("seeds", "epochs", "batch_size", "seconds_per_method"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(f"--{name.replace('_', '-')} got {value}, expected a number above 0.")
+        if self.task == "recommendation" and self.data is None:
+            raise ConfigError(
+                "--task recommendation got no --data, expected a TSV of `user<TAB>item item …`; give also --items "
+                "(a TSV of `item<TAB>title`) and --text-encoder for text methods."
+            )
+
+    @property
+    def data_name(self) -> str:
+        """The data set's name in records and reports."""
+        return "glyphs" if self.data is None else Path(self.data).stem if self.data else ""
+
+    @property
+    def out_folder(self) -> Path:
+        """The output folder, given or default."""
+        return self.out if self.out is not None else Path("erel-bench") / f"{self.task}-{self.data_name}"
+
+    def to_json(self) -> str:
+        """All options as JSON, paths as text."""
+        return json.dumps(dataclasses.asdict(self), default=str, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "BenchConfig":
+        """The inverse of `to_json`."""
+        values = json.loads(text)
+        for name in ("items", "images", "out", "cache"):
+            values[name] = None if values[name] is None else Path(values[name])
+        return cls(**values)
+
+    def fingerprint(self) -> str:
+        """A digest of every option that can change a measurement (not where it is written or how many seeds)."""
+        values = dataclasses.asdict(self)
+        for name in ("out", "cache", "fresh", "methods", "seeds"):
+            values.pop(name)
+        return hashlib.sha256(json.dumps(values, default=str, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,116 @@
+"""The floors of the recommendation task as records: what a learned method must beat to be worth its cost."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from erel_jax.adapters.adapted import read_tower
+from erel_jax.benchmark.floors import EmbeddingNeighbors, Floor, Markov, Popularity, TfidfNeighbors, rank_floors
+from erel_jax.benchmark.messages import Messenger
+from erel_jax.benchmark.next_item import ITEMS_LIVE, KS
+from erel_jax.benchmark.recommendation_problem import Problem
+from erel_jax.benchmark.record import Record
+from erel_jax.benchmark.states import stored_states
+from erel_jax.metrics.ranking import ranking_metrics
+from erel_jax.profiling import PeakMeter, describe_environment, environment_reasons, latency
+from erel_jax.sharding import compile_step
+
+HEADLINE = "hr@10"
+NO_ENCODER = "the floor encodes nothing"
+
+
+def make_floors(problem: Problem, messenger: Messenger) -> dict[str, Floor]:
+    """Popularity, transitions, title neighbors, and neighbors by each tower's frozen embedding."""
+    data = problem.sequences
+    floors: dict[str, Floor] = {
+        "popularity": Popularity(train_counts=data.train_counts),
+        "markov": Markov(windows=data.windows, train_counts=data.train_counts),
+    }
+    if any(problem.titles):
+        floors["tfidf_neighbors"] = TfidfNeighbors(titles=problem.titles[1:])
+    for position, name in enumerate(problem.towers):
+        embeddings = np.asarray(pooled(problem, name, messenger)[1:], np.float32)
+        embeddings = np.where(problem.presence[1:, position, None], embeddings, 0.0)
+        floors[f"{name}_embedding_neighbors"] = EmbeddingNeighbors(embeddings=embeddings)
+    return floors
+
+
+def pooled(problem: Problem, name: str, messenger: Messenger) -> np.ndarray:
+    """A frozen tower's own embedding of every item, [N + 1, E]."""
+    tower = problem.towers[name]
+    step = compile_step(lambda params, inputs: read_tower(tower.encoder, params, inputs, None))
+
+    def encode(start: int, stop: int) -> np.ndarray:
+        rows = np.minimum(np.arange(start, start + ITEMS_LIVE), stop - 1)
+        return np.asarray(step(tower.params, problem.inputs(name, rows)), np.float32)[: stop - start]
+
+    key = (tower.fingerprint, problem.fingerprint, problem.config.precision, str(None))
+    states = stored_states(
+        problem.cache, f"{name}-pooled", key, problem.items + 1, encode, ITEMS_LIVE, messenger.progress
+    )
+    return states.values
+
+
+def combination(floors: Mapping[str, Floor]) -> dict[str, float]:
+    """Weights of the combined floor: neighbors count 1, transitions one half, scores max-normalized."""
+    weights = {name: 1.0 for name in floors if name.endswith("neighbors")}
+    return {**weights, "markov": 0.5} if weights else {}
+
+
+def floor_records(problem: Problem, command: str, messenger: Messenger) -> list[Record]:
+    """One record per floor, evaluated over all users under the same protocol as learned methods."""
+    peak, environment = PeakMeter(), describe_environment(problem.config.precision)
+    floors = make_floors(problem, messenger)
+    weights = combination(floors)
+    combinations = {"combined_floors": weights} if weights else {}
+    test = problem.sequences.test
+    messenger.progress("ranking floors", 0, 1)
+    begun = time.perf_counter()
+    ranks = rank_floors(floors, test.histories, test.targets, test.seen, combinations=combinations)
+    seconds = time.perf_counter() - begun
+    messenger.progress("ranking floors", 1, 1)
+    measured = peak.read()
+    records = []
+    for name, ranked in ranks.items():
+        parts = [floors[part] for part in weights] if name in combinations else [floors[name]]
+        timing = latency(
+            lambda history, parts=parts: [part.scores(history) for part in parts],
+            lambda i: (test.histories[i % len(test.histories)][None],),
+            queries=50,
+        )
+        records.append(
+            Record(
+                task="recommendation",
+                data=problem.config.data_name,
+                method=name,
+                kind="floor",
+                seed=0,
+                metrics=ranking_metrics(ranked, KS),
+                headline_metric=HEADLINE,
+                evaluated_queries=len(test.targets),
+                command=command,
+                trainable_parameters=0,
+                total_parameters=0,
+                environment=environment,
+                peak_bytes=measured.bytes,
+                peak_bytes_source=f"{measured.source}, all floors together",
+                evaluate_seconds=seconds,
+                query_seconds_p50=timing.p50,
+                query_seconds_p99=timing.p99,
+                dropped=problem.dropped,
+                unavailable={
+                    "encode_items_per_second": NO_ENCODER,
+                    "bytes_per_item": "not one vector per item",
+                    "energy_joules": "a floor is not trained",
+                    **environment_reasons(environment),
+                },
+            )
+        )
+    return records
+
+
+def history_scores(floors: Mapping[str, Any], histories: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores float32[B, N] of each floor for a block of histories."""
+    return {name: floor.scores(histories) for name, floor in floors.items()}

@@ -1,0 +1,1 @@
+"""Plain PyTorch statements of published methods that have no installable package, for side-by-side timing."""
