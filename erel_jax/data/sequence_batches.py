@@ -31,7 +31,9 @@ class SequenceBatch:
         windows: int32[B, L + 1], for each slot its position in `unique_items`; 0 for padding.
         rows: int32[R], real positions as indices into the flattened `[B * L]` user states; 0 for unused rows.
         row_user: int32[R], window of each row.
+        row_input: int32[R], position in `unique_items` of each row's own item; 0 for unused rows.
         row_positive: int32[R], position in `unique_items` of each row's next item; 0 marks an unused row.
+        slot_row: int32[B, L], row of each input slot; -1 for padding.
     """
 
     unique_items: jax.Array
@@ -39,7 +41,9 @@ class SequenceBatch:
     windows: jax.Array
     rows: jax.Array
     row_user: jax.Array
+    row_input: jax.Array
     row_positive: jax.Array
+    slot_row: jax.Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +89,13 @@ def build_batches(windows: np.ndarray, order: np.ndarray, capacity: BatchCapacit
     columns = inverse.reshape(slots.shape)
     step, position = np.nonzero(real)
     place = np.arange(len(step)) - np.concatenate([[0], np.cumsum(real.sum(axis=1))])[step]
-    rows, row_user, row_positive = (np.zeros((steps, capacity.rows), np.int32) for _ in range(3))
+    rows, row_user, row_input, row_positive = (np.zeros((steps, capacity.rows), np.int32) for _ in range(4))
+    slot_row = np.full((steps, batch * length), -1, np.int32)
     rows[step, place] = position
     row_user[step, place] = position // length
+    row_input[step, place] = columns[:, :, :-1].reshape(steps, -1)[step, position]
     row_positive[step, place] = columns[:, :, 1:].reshape(steps, -1)[step, position]
+    slot_row[step, position] = place
     widen = ((0, 0), (0, capacity.unique - unique.shape[1]))
     return SequenceBatch(  # host arrays; jit turns them into device arrays
         unique_items=np.pad(unique, widen),  # type: ignore[arg-type]
@@ -96,7 +103,9 @@ def build_batches(windows: np.ndarray, order: np.ndarray, capacity: BatchCapacit
         windows=columns.astype(np.int32),  # type: ignore[arg-type]
         rows=rows,  # type: ignore[arg-type]
         row_user=row_user,  # type: ignore[arg-type]
+        row_input=row_input,  # type: ignore[arg-type]
         row_positive=row_positive,  # type: ignore[arg-type]
+        slot_row=slot_row.reshape(steps, batch, length),  # type: ignore[arg-type]
     )
 
 

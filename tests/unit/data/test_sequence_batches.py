@@ -41,6 +41,13 @@ def test_indices_lead_back_to_items():
         assert real[: len(rows)].all()
         np.testing.assert_array_equal(batch.row_user[: len(rows)], [user for user, _ in rows])
         np.testing.assert_array_equal(batch.rows[: len(rows)], [user * 6 + slot for user, slot in rows])
+        np.testing.assert_array_equal(
+            batch.unique_items[batch.row_input[: len(rows)]], [own[user, slot] for user, slot in rows]
+        )
+        slot_row = np.full((4, 6), -1)
+        for row, (user, slot) in enumerate(rows):
+            slot_row[user, slot] = row
+        np.testing.assert_array_equal(batch.slot_row, slot_row)
         positives = batch.unique_items[batch.row_positive[: len(rows)]]
         np.testing.assert_array_equal(positives, [own[user, slot + 1] for user, slot in rows])
 
@@ -77,7 +84,16 @@ def test_a_batch_by_number_equals_the_batch_of_its_epoch():
     plan = SequenceBatches(windows=_windows(21, 4, 9), batch_size=8, epochs=2)
     assert (len(plan), plan.steps_per_epoch) == (6, 3)
     for step, batch in enumerate(plan):
-        for name in ("unique_items", "multiplicity", "windows", "rows", "row_user", "row_positive"):
+        for name in (
+            "unique_items",
+            "multiplicity",
+            "windows",
+            "rows",
+            "row_user",
+            "row_input",
+            "row_positive",
+            "slot_row",
+        ):
             np.testing.assert_array_equal(getattr(plan[step], name), getattr(batch, name))
 
 
