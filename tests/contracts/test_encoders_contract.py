@@ -1,0 +1,295 @@
+"""What every registered encoder must do, whatever its architecture."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from erel_jax import tree
+from erel_jax.encoders import ENCODERS, BertConfig, ClipTextConfig, ClipVisionConfig, VitConfig
+from erel_jax.errors import ConfigError
+from erel_jax.layers import BFLOAT16, Precision, unrolled
+from erel_jax.module import abstract, count, init
+from erel_jax.sharding import RULES, batch_sharding, compile_step, make_mesh, shardings
+
+NAMES = sorted(ENCODERS)
+EVERYTHING = {"taps": (0, 2, 3), "tokens": True, "hidden_states": True}
+
+
+@pytest.fixture(scope="module")
+def built():
+    """`built(name)` gives (encoder, params), built once."""
+    made = {}
+
+    def build(name):
+        if name not in made:
+            family = ENCODERS[name]
+            encoder = family.build(family.config.tiny())
+            made[name] = encoder, drawn(encoder.module.spec)
+        return made[name]
+
+    return build
+
+
+def drawn(spec, seed=1):
+    """Parameters with values in every leaf (a fresh bias would be 0), drawn by NumPy because that compiles nothing."""
+    draw = np.random.default_rng(seed)
+    return tree.map_with_path(
+        lambda path, leaf: jnp.asarray(
+            (path.endswith("scale") + 0.2 * draw.normal(size=leaf.shape)).astype(np.float32)
+        ),
+        spec,
+    )
+
+
+def example(encoder, rows=4, length=11, seed=0):
+    """Inputs of one encoder: texts of different lengths that end in the largest id, or random pixels."""
+    draw = np.random.default_rng(seed)
+    config = encoder.config
+    if encoder.modality == "image":
+        size = config.image_size
+        return {"pixels": draw.normal(size=(rows, size, size, config.channels)).astype(np.float32)}
+    lengths = np.arange(length, length - rows, -1)
+    ids = draw.integers(1, config.vocabulary - 1, (rows, length)).astype(np.int32)
+    ids[np.arange(rows), lengths - 1] = config.vocabulary - 1
+    mask = np.arange(length)[None] < lengths[:, None]
+    return {"ids": np.where(mask, ids, 0).astype(np.int32), "mask": mask}
+
+
+def row(inputs, i):
+    return {name: value[i : i + 1] for name, value in inputs.items()}
+
+
+def close(got, expected, tolerance=1e-5):
+    for path, leaf in tree.paths(expected).items():
+        np.testing.assert_allclose(tree.paths(got)[path], leaf, rtol=tolerance, atol=tolerance, err_msg=path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_spec_tree_is_params_tree_and_jit_is_eager(built, name):
+    encoder, params = built(name)
+    spec = encoder.module.spec
+    fresh = jax.eval_shape(partial(init, spec=spec), jax.random.key(0))
+    assert jax.tree.structure(fresh) == jax.tree.structure(spec)
+    assert {p: (x.shape, x.dtype) for p, x in tree.paths(fresh).items()} == {
+        p: (s.shape, s.dtype) for p, s in tree.paths(spec).items()
+    }
+    inputs = example(encoder, rows=2)
+    eager = encoder.module.apply(params, inputs)
+    jitted = jax.jit(encoder.module.apply)(params, inputs)
+    close(jitted, eager, 1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_have_the_promised_shapes_and_taps_are_pooled_states(built, name):
+    encoder, params = built(name)
+    inputs = example(encoder)
+    out = jax.jit(partial(encoder.module.apply, **EVERYTHING))(params, inputs)
+    length = next(iter(inputs.values())).shape[1] if encoder.modality == "text" else encoder.config.patches + 1
+    assert out.embedding.shape == (4, encoder.embedding_width)
+    assert out.tokens.shape == (4, length, encoder.width)
+    assert out.hidden_states.shape == (encoder.layers + 1, 4, length, encoder.width)
+    assert all(leaf.dtype == jnp.float32 for leaf in (out.embedding, out.tokens, out.taps, out.hidden_states))
+    assert (out.mask is None) == (encoder.modality == "image")
+    where = inputs["mask"].sum(1) - 1 if name == "clip_text_model" else np.zeros(4, int)
+    expected = np.asarray(out.hidden_states)[[0, 2, 3]][:, np.arange(4), where].transpose(1, 0, 2)
+    np.testing.assert_allclose(out.taps, expected, atol=1e-6)
+
+
+def test_bert_taps_are_masked_means_when_it_pools_by_mean():
+    encoder = ENCODERS["bert"].build(BertConfig.tiny("mean"))
+    params = drawn(encoder.module.spec)
+    inputs = example(encoder)
+    out = jax.jit(partial(encoder.module.apply, **EVERYTHING))(params, inputs)
+    weights = inputs["mask"][None, :, :, None]
+    means = (np.asarray(out.hidden_states) * weights).sum(2) / weights.sum(2)
+    np.testing.assert_allclose(out.taps, means[[0, 2, 3]].transpose(1, 0, 2), atol=1e-6)
+    np.testing.assert_allclose(out.embedding, means[-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_does_not_depend_on_its_batch(built, name):
+    encoder, params = built(name)
+    inputs = example(encoder)
+    encode = jax.jit(partial(encoder.module.apply, taps=(0, 3)))
+    together = encode(params, inputs)
+    for i in range(4):
+        alone = encode(params, row(inputs, i))
+        close(alone, jax.tree.map(lambda x, i=i: x[i : i + 1], together), 1e-6)
+    mapped = jax.jit(jax.vmap(lambda one: encode(params, jax.tree.map(lambda x: x[None], one))))(inputs)
+    close(jax.tree.map(lambda x: x[:, 0], mapped), together, 1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if ENCODERS[n].build(ENCODERS[n].config.tiny()).modality == "text"])
+def test_padding_changes_nothing(built, name):
+    encoder, params = built(name)
+    inputs = example(encoder)
+    encode = jax.jit(partial(encoder.module.apply, taps=(0, 1, 3)))
+    short = encode(params, inputs)
+    for filler in (0, encoder.config.vocabulary - 1):
+        longer = {
+            "ids": np.pad(np.where(inputs["mask"], inputs["ids"], filler), ((0, 0), (0, 8)), constant_values=filler),
+            "mask": np.pad(inputs["mask"], ((0, 0), (0, 8))),
+        }
+        close(encode(params, longer), short, 1e-6)
+    empty = {"ids": inputs["ids"], "mask": np.zeros_like(inputs["mask"])}
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(encode(params, empty)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_above_the_highest_tap_cost_nothing(built, name):
+    encoder, _ = built(name)
+    inputs = example(encoder)
+
+    def flops(**options):
+        with unrolled():
+            fresh = jax.jit(lambda p, i: encoder.module.apply(p, i, **options))
+            return fresh.lower(abstract(encoder.module.spec), inputs).cost_analysis()["flops"]
+
+    costs = [flops(taps=(k,), embedding=False) for k in range(encoder.layers + 1)]
+    per_layer = np.diff(costs)
+    assert (per_layer > 0).all()
+    np.testing.assert_allclose(per_layer, per_layer[0], rtol=0.02)
+    assert flops(taps=(0,)) >= costs[-1]
+
+
+@pytest.fixture(scope="module")
+def reference(built):
+    """`reference(name)` gives (step, inputs, what the step computes on one device)."""
+    made = {}
+
+    def compute(name):
+        if name not in made:
+            encoder, params = built(name)
+            inputs = example(encoder, rows=8)
+
+            def step(p, i, apply=encoder.module.apply):
+                def loss(q):
+                    out = apply(q, i, taps=(0, 2))
+                    return jnp.mean(jnp.sin(out.embedding)) + jnp.mean(out.taps**2), (out.embedding, out.taps)
+
+                return jax.value_and_grad(loss, has_aux=True)(p)
+
+            made[name] = step, inputs, jax.device_get(compile_step(step)(params, inputs))
+        return made[name]
+
+    return compute
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_finite_and_reach_every_used_parameter(reference, name):
+    _, _, (_, gradients) = reference(name)
+    for path, gradient in tree.paths(gradients).items():
+        assert np.isfinite(gradient).all(), path
+        # A key's bias shifts all scores of a query equally, so the softmax cancels it.
+        assert path.endswith("key/bias") or np.abs(gradient).max() > 0, path
+
+
+def test_recomputed_layers_give_the_same_gradients(built, reference):
+    encoder, params = built("vit")
+    step, inputs, expected = reference("vit")
+    again = ENCODERS["vit"].build(encoder.config, remat=True)
+    remade = jax.jit(partial(step, apply=again.module.apply))
+    assert remade.lower(params, inputs).as_text().count("optimization_barrier") > 0
+    close(remade(params, inputs), expected, 1e-6)
+
+
+@pytest.mark.parametrize("rules", ["replicated", "fsdp", "tensor"])
+@pytest.mark.parametrize("name", NAMES)
+def test_sharded_equals_unsharded(built, reference, name, rules):
+    encoder, params = built(name)
+    step, inputs, expected = reference(name)
+    mesh = make_mesh(data=4, model=2)
+    placed = jax.device_put(params, shardings(encoder.module.spec, mesh, RULES[rules]))
+    batch = {key: jax.device_put(value, batch_sharding(mesh, value.ndim)) for key, value in inputs.items()}
+    sharded = compile_step(step, mesh=mesh)
+    got = sharded(placed, batch)
+    sharded(placed, batch)
+    assert sharded.compilations == 1
+    close(jax.device_get(got), expected, 1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_policy(built, name):
+    family = ENCODERS[name]
+    encoder, params = built(name)
+    half = family.build(encoder.config, BFLOAT16)
+    inputs = example(encoder)
+    run = jax.jit(partial(half.module.apply, **EVERYTHING))
+    text = run.lower(params, inputs).as_text()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert products
+    assert all("bf16>" in line and "-> tensor" in line and line.rstrip().endswith("xf32>") for line in products)
+    out, exact = run(params, inputs), jax.jit(partial(encoder.module.apply, **EVERYTHING))(params, inputs)
+    for got, want in zip(jax.tree.leaves(out), jax.tree.leaves(exact), strict=True):
+        assert got.dtype == want.dtype
+    a, b = np.asarray(out.embedding), np.asarray(exact.embedding)
+    assert ((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min() > 0.999
+    small = family.build(encoder.config, Precision(param=jnp.bfloat16, compute=jnp.bfloat16))
+    assert {leaf.dtype for leaf in jax.tree.leaves(small.module.spec)} == {jnp.bfloat16}
+    shapes = jax.eval_shape(partial(small.module.apply, **EVERYTHING), abstract(small.module.spec), inputs)
+    assert shapes.embedding.dtype == shapes.taps.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        (BertConfig.base(), 108_891_648),
+        (BertConfig.base("pooler"), 109_482_240),
+        (BertConfig.mini_lm(), 22_565_376),
+        (VitConfig.base_16(), 85_798_656),
+        (ClipTextConfig.base_32(), 63_428_096),
+        (ClipVisionConfig.base_32(), 87_849_216),
+    ],
+    ids=["bert", "bert+pooler", "minilm", "vit_b16", "clip_text_b32", "clip_vision_b32"],
+)
+def test_full_size_counts_and_lowering_from_abstract_inputs(config, parameters):
+    family = next(f for f in ENCODERS.values() if isinstance(config, f.config))
+    encoder = family.build(config, BFLOAT16)
+    assert count(encoder.module.spec) == parameters
+    inputs = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in example(encoder, rows=2).items()}
+    out = jax.eval_shape(
+        partial(encoder.module.apply, taps=tuple(range(encoder.layers + 1))), abstract(encoder.module.spec), inputs
+    )
+    assert out.embedding.shape == (2, encoder.embedding_width)
+    assert out.taps.shape == (2, encoder.layers + 1, encoder.width)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_impossible_requests_are_named(built, name):
+    encoder, _ = built(name)
+    inputs = example(encoder)
+
+    def apply(inputs, **options):
+        jax.eval_shape(partial(encoder.module.apply, **options), abstract(encoder.module.spec), inputs)
+
+    for taps in ((), (4,), (-1,), (True,), (1.0,)):
+        with pytest.raises(ConfigError, match="taps"):
+            apply(inputs, taps=taps)
+    with pytest.raises(ConfigError, match="nothing to compute"):
+        apply(inputs, embedding=False)
+    with pytest.raises(ConfigError, match="lack"):
+        apply({})
+    if encoder.modality == "text":
+        with pytest.raises(ConfigError, match="positions"):
+            apply({key: np.repeat(value, 9, axis=1) for key, value in inputs.items()})
+        with pytest.raises(ConfigError, match="mask"):
+            apply({"ids": inputs["ids"], "mask": inputs["mask"][:, 1:]})
+    else:
+        with pytest.raises(ConfigError, match="image processor"):
+            apply({"pixels": inputs["pixels"][:, 1:]})
+        with pytest.raises(ConfigError, match="uint8"):
+            apply({"pixels": inputs["pixels"].astype(np.uint8)})
+
+
+def test_configs_are_checked_when_made():
+    with pytest.raises(ConfigError, match="mean"):
+        BertConfig(pooling="means")
+    with pytest.raises(ConfigError, match="heads"):
+        VitConfig(width=20, heads=3)
+    with pytest.raises(ConfigError, match="patch"):
+        VitConfig(image_size=30, patch=16)
+    with pytest.raises(ConfigError, match="eos_id"):
+        ClipTextConfig(vocabulary=10)

@@ -1,0 +1,219 @@
+"""Both crossings between our modules and linen's keep outputs and gradients, for everything that is a module."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from erel_jax import layers, tree
+from erel_jax.encoders import ENCODERS
+from erel_jax.errors import ConfigError
+from erel_jax.interop.flax import from_linen, to_linen
+from erel_jax.layers import FLOAT32, BlockConfig, LowRank, Quantized
+from erel_jax.module import Module, ParamSpec, count, init, ones
+
+B, L, D, F = 2, 5, 8, 12
+BLOCK = BlockConfig(width=D, heads=2, mlp_width=F, activation="gelu_new")
+
+
+def leaf(*shape):
+    return ParamSpec(shape, (None,) * len(shape))
+
+
+def dense_over(kernel):
+    return Module({"kernel": kernel}, lambda p, x, key=None, train=False: layers.dense(x, p["kernel"], None, FLOAT32))
+
+
+def encoder_module(name):
+    return ENCODERS[name].build(ENCODERS[name].config.tiny()).module
+
+
+MODULES = {
+    "dense": lambda: dense_over(leaf(D, F)),
+    "low rank": lambda: dense_over(LowRank(leaf(D, F), leaf(D, 2), leaf(2, F), 0.5)),
+    "low rank over int8": lambda: dense_over(
+        LowRank(
+            Quantized(
+                ParamSpec((D, F), (None, None), lambda k, s, t: jnp.full(s, 3, t), jnp.int8),
+                ParamSpec((F,), (None,), ones),
+            ),
+            leaf(D, 2),
+            leaf(2, F),
+        )
+    ),
+    "layer norm": lambda: Module(
+        layers.layer_norm_spec(D), lambda p, x, key=None, train=False: layers.layer_norm(p, x, 1e-6)
+    ),
+    "block": lambda: Module(
+        layers.block_spec(BLOCK), lambda p, x, key=None, train=False: layers.block(BLOCK, FLOAT32, p, x, None)
+    ),
+    "bare leaf": lambda: Module(leaf(D), lambda p, x, key=None, train=False: x * p[None, None]),
+    **{name: partial(encoder_module, name) for name in ENCODERS},
+}
+
+
+def example(name):
+    draw = np.random.default_rng(0)
+    if name not in ENCODERS:
+        return jnp.asarray(draw.normal(size=(B, L, D)), jnp.float32)
+    encoder = ENCODERS[name].build(ENCODERS[name].config.tiny())
+    if encoder.modality == "image":
+        return {"pixels": jnp.asarray(draw.normal(size=(B, 12, 12, 3)), jnp.float32)}
+    return {"ids": jnp.asarray(draw.integers(1, 63, (B, L)), jnp.int32), "mask": jnp.ones((B, L), bool)}
+
+
+def drawn(spec):
+    draw = np.random.default_rng(1)
+
+    def value(s):
+        if jnp.issubdtype(s.dtype, jnp.integer):
+            return jnp.asarray(draw.integers(-9, 9, s.shape), s.dtype)
+        return jnp.asarray(draw.normal(size=s.shape) * 0.3 + 0.1, s.dtype)
+
+    return jax.tree.map(value, spec)
+
+
+def total(out):
+    return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(out))
+
+
+def close(got, expected, tolerance=1e-6):
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_to_linen_and_back(name):
+    module, x = MODULES[name](), example(name)
+    params = drawn(module.spec)
+    linen = to_linen(module)
+    declared = jax.eval_shape(linen.init, jax.random.key(0), x)["params"]
+    inside = params if isinstance(params, dict) else {"tree": params}
+    assert jax.tree.structure(declared) == jax.tree.structure(inside)
+    assert [a.shape for a in jax.tree.leaves(declared)] == [a.shape for a in jax.tree.leaves(inside)]
+    back = from_linen(linen, x)
+    assert count(back.spec) == count(module.spec)
+    trained, fixed = _split(inside)
+
+    def ours(t):
+        merged = tree.merge(t, fixed)
+        return total(module.apply(merged if isinstance(params, dict) else merged["tree"], x))
+
+    def theirs(t):
+        return total(linen.apply({"params": tree.merge(t, fixed)}, x))
+
+    def returned(t):
+        return total(back.apply(tree.merge(t, fixed), x))
+
+    expected = jax.jit(jax.value_and_grad(ours))(trained)
+    close(jax.jit(jax.value_and_grad(theirs))(trained), expected)
+    close(jax.jit(jax.value_and_grad(returned))(trained), expected)
+
+
+def _split(params):
+    """(floating-point leaves, integer leaves), each with None where the other has a leaf."""
+    is_float = jax.tree.map(lambda x: jnp.issubdtype(x.dtype, jnp.floating), params)
+    trained = jax.tree.map(lambda x, f: x if f else None, params, is_float)
+    return trained, jax.tree.map(lambda x, f: None if f else x, params, is_float)
+
+
+def test_linen_init_draws_what_the_spec_declares():
+    module = MODULES["layer norm"]()
+    params = to_linen(module).init(jax.random.key(0), example("layer norm"))["params"]
+    np.testing.assert_array_equal(params["scale"], np.ones(D))
+    np.testing.assert_array_equal(params["bias"], np.zeros(D))
+    kernel = to_linen(MODULES["dense"]()).init(jax.random.key(0), example("dense"))["params"]["kernel"]
+    assert 0.01 < float(jnp.std(kernel)) < 0.03
+
+
+class Head(nn.Module):
+    """A linen program around one of our modules."""
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = to_linen(MODULES["layer norm"]())(x)
+        x = nn.Dropout(0.5)(x, deterministic=not train)
+        kernel = nn.with_partitioning(nn.initializers.normal(0.1), ("embed", "mlp"))
+        return nn.Dense(F, kernel_init=kernel)(x)
+
+
+def test_ours_inside_linen_inside_ours():
+    x = example("dense")
+    head = Head()
+    module = from_linen(head, x)
+    params = init(jax.random.key(3), module.spec)
+    assert module.spec["Dense_0"]["kernel"].axes == ("embed", "mlp")
+    assert module.spec["Dense_0"]["bias"].axes == (None,)
+    expected = head.apply({"params": params}, x)
+    np.testing.assert_allclose(module.apply(params, x), expected, atol=1e-6)
+    key = jax.random.key(5)
+    dropped = module.apply(params, x, key=key, train=True)
+    np.testing.assert_allclose(dropped, head.apply({"params": params}, x, train=True, rngs={"dropout": key}), atol=1e-6)
+    assert np.abs(dropped - expected).max() > 1e-3
+
+
+def test_key_reaches_a_module_inside_linen():
+    module = Module({}, lambda p, x, key=None, train=False: layers.dropout(x, 0.5, key, train))
+    linen, x = to_linen(module), jnp.ones((1, 1, 64))
+    assert (linen.apply({"params": {}}, x, rngs={"dropout": jax.random.key(0)}) == x).all()
+    dropped = linen.apply({"params": {}}, x, train=True, rngs={"dropout": jax.random.key(0)})
+    assert set(np.unique(dropped)) == {0.0, 2.0}
+
+
+def test_a_linen_module_with_state_is_refused():
+    with pytest.raises(ConfigError, match="batch_stats"):
+        from_linen(nn.BatchNorm(use_running_average=False), example("dense"))
+
+
+def grads_equal(ours, params, linen, variables, x):
+    """Outputs and input gradients of a layer of ours and its linen oracle agree."""
+    mine = jax.jit(jax.value_and_grad(lambda y: total(ours(params, y))))(x)
+    oracle = jax.jit(jax.value_and_grad(lambda y: total(linen.apply({"params": variables}, y))))(x)
+    close(mine, oracle, 1e-5)
+
+
+def test_linen_is_the_oracle_of_dense_norm_and_embedding():
+    x = example("dense")
+    params = drawn({"kernel": leaf(D, F), "bias": leaf(F)})
+    grads_equal(lambda p, y: layers.dense(y, p["kernel"], p["bias"]), params, nn.Dense(F), params, x)
+    params = drawn(layers.layer_norm_spec(D))
+    grads_equal(lambda p, y: layers.layer_norm(p, y, 1e-6), params, nn.LayerNorm(use_fast_variance=False), params, x)
+    table, ids = drawn(leaf(9, D)), jnp.asarray([[0, 8, 3]])
+    np.testing.assert_array_equal(
+        layers.embed_tokens(table, ids), nn.Embed(9, D).apply({"params": {"embedding": table}}, ids)
+    )
+
+
+def test_linen_is_the_oracle_of_attention():
+    x, heads = example("block"), 2
+    params = drawn(layers.attention_spec(D))
+    mask = jnp.asarray(np.tril(np.ones((L, L), bool)))[None, None]
+    split = {
+        name: {"kernel": p["kernel"].reshape(D, heads, D // heads), "bias": p["bias"].reshape(heads, D // heads)}
+        for name, p in params.items()
+        if name != "output"
+    }
+    out = {"kernel": params["output"]["kernel"].reshape(heads, D // heads, D), "bias": params["output"]["bias"]}
+    linen = nn.MultiHeadDotProductAttention(num_heads=heads)
+
+    def mine(y):
+        return total(layers.self_attention(params, y, mask, heads=heads, precision=FLOAT32))
+
+    def oracle(y):
+        return total(linen.apply({"params": {**split, "out": out}}, y, y, mask=mask))
+
+    close(jax.jit(jax.value_and_grad(mine))(x), jax.jit(jax.value_and_grad(oracle))(x), 1e-5)
+
+
+def test_linen_convolution_is_the_oracle_of_patch_embedding():
+    draw = np.random.default_rng(2)
+    images = jnp.asarray(draw.normal(size=(B, 9, 6, 3)), jnp.float32)
+    params = drawn({"kernel": leaf(3 * 3 * 3, D), "bias": leaf(D)})
+    ours = layers.embed_patches(params, images, 3, FLOAT32)
+    linen = nn.Conv(D, (3, 3), strides=(3, 3), padding="VALID")
+    theirs = linen.apply({"params": {**params, "kernel": params["kernel"].reshape(3, 3, 3, D)}}, images)
+    np.testing.assert_allclose(ours, theirs.reshape(B, 6, D), atol=1e-5)
