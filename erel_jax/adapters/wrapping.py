@@ -45,6 +45,6 @@ def array_spec(path: str, kernel: Any) -> ParamSpec:
             f"{path}: got {type(inner).__name__}, expected a spec. Adapters rewrite specs; bring parameters into the "
             "rewritten spec with module.fill(key, spec, params)."
         )
-    if len(inner.shape) != 2 and not (len(inner.shape) == 3 and inner.axes[0] == "layers"):
+    if len(inner.shape) - (inner.axes[:1] == ("layers",)) != 2:
         raise ConfigError(f"{path}: got shape {inner.shape}, expected a kernel [D, F] or a stack [layers, D, F].")
     return inner

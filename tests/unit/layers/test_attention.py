@@ -1,0 +1,105 @@
+"""Attention against flax.linen and at its edges."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from erel_jax import module
+from erel_jax.errors import ConfigError
+from erel_jax.layers import BFLOAT16, FLOAT32, BlockConfig, attend, attention_spec, self_attention
+
+B, L, D, H = 2, 5, 12, 3
+
+
+def case(seed=0):
+    draw = np.random.default_rng(seed)
+    params = jax.tree.map(lambda s: jnp.asarray(draw.normal(size=s.shape), jnp.float32) / 3, attention_spec(D))
+    return params, jnp.asarray(draw.normal(size=(B, L, D)), jnp.float32)
+
+
+def linen_params(params):
+    def inward(p):
+        return {"kernel": p["kernel"].reshape(D, H, D // H), "bias": p["bias"].reshape(H, D // H)}
+
+    out = {"kernel": params["output"]["kernel"].reshape(H, D // H, D), "bias": params["output"]["bias"]}
+    return {**{name: inward(params[name]) for name in ("query", "key", "value")}, "out": out}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_values_and_gradients_equal_linen(masked):
+    params, x = case()
+    mask = (jnp.arange(L)[None] < jnp.array([[5], [3]]))[:, None, None, :] if masked else None
+    linen = nn.MultiHeadDotProductAttention(num_heads=H)
+
+    def ours(params, x):
+        return self_attention(params, x, mask, heads=H, precision=FLOAT32)
+
+    def theirs(params, x):
+        return linen.apply({"params": linen_params(params)}, x, mask=mask)
+
+    weights = jax.random.normal(jax.random.key(9), (B, L, D))
+
+    @jax.jit
+    def both(params, x):
+        outputs = []
+        for fn in (ours, theirs):
+            y, pull = jax.vjp(fn, params, x)
+            outputs.append((y, pull(weights)))
+        return outputs
+
+    mine, other = both(params, x)
+    np.testing.assert_allclose(mine[0], other[0], atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), mine[1], other[1])
+
+
+def test_padding_never_reaches_a_real_token():
+    params, x = case()
+    mask = (jnp.arange(L) < 3)[None, None, None, :]
+    one = self_attention(params, x, mask, heads=H, precision=FLOAT32)
+    other = self_attention(params, x.at[:, 3:].set(1e4), mask, heads=H, precision=FLOAT32)
+    np.testing.assert_array_equal(one[:, :3], other[:, :3])
+
+
+def test_a_query_without_keys_gets_zero_and_finite_gradients():
+    q, k, v = (jax.random.normal(jax.random.key(i), (1, 2, 1, 4)) for i in range(3))
+    mask = jnp.array([[True, True], [False, False]])[None, None]
+    np.testing.assert_array_equal(attend(q, k, v, mask, FLOAT32)[0, 1], 0.0)
+    gradients = jax.grad(lambda *a: jnp.sum(attend(*a, mask, FLOAT32)), argnums=(0, 1, 2))(q, k, v)
+    assert all(np.all(np.isfinite(g)) for g in gradients)
+
+
+def test_hand_computed_attention():
+    q = jnp.array([0.0, 0.0]).reshape(1, 1, 1, 2)
+    k = jnp.array([[1.0, 0.0], [0.0, 1.0]]).reshape(1, 2, 1, 2)
+    v = jnp.array([[2.0, 4.0], [6.0, 0.0]]).reshape(1, 2, 1, 2)
+    np.testing.assert_allclose(attend(q, k, v, None, FLOAT32).reshape(2), [4.0, 2.0])
+
+
+def test_bfloat16_stays_near_float32():
+    params, x = case()
+    wide = self_attention(params, x, None, heads=H, precision=FLOAT32)
+    half = self_attention(params, x, None, heads=H, precision=BFLOAT16)
+    assert half.dtype == jnp.float32
+    assert float(jnp.max(jnp.abs(wide - half))) < 0.05 * float(jnp.max(jnp.abs(wide)))
+
+
+def test_dropout_of_probabilities_needs_a_key():
+    q, k, v = (jax.random.normal(jax.random.key(i), (1, 64, 1, 4)) for i in range(3))
+    plain = attend(q, k, v, None, FLOAT32, dropout_rate=0.5)
+    np.testing.assert_array_equal(plain, attend(q, k, v, None, FLOAT32))
+    dropped = attend(q, k, v, None, FLOAT32, dropout_rate=0.5, dropout_key=jax.random.key(0))
+    assert not np.allclose(plain, dropped)
+
+
+def test_projections_without_bias():
+    spec = attention_spec(D, bias=False)
+    assert module.count(spec) == 4 * D * D
+    out = self_attention(module.init(jax.random.key(0), spec), case()[1], None, heads=H, precision=FLOAT32)
+    assert out.shape == (B, L, D)
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ConfigError, match="width 12 is not a multiple of heads 5"):
+        BlockConfig(width=12, heads=5, mlp_width=4)
