@@ -84,11 +84,12 @@ def _training_neighbors(problem: Problem, messenger: Messenger) -> tuple[np.ndar
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     train, test = problem.split("train"), problem.split("test")
-    vectorizer = TfidfVectorizer(max_features=4096, dtype=np.float32)
-    train_texts = vectorizer.fit_transform(train.texts)
+    vectorizer = TfidfVectorizer(max_features=4096)
+    train_texts: Any = vectorizer.fit_transform(train.texts)
 
     def describe(texts: list[str]) -> np.ndarray:
-        return np.asarray(vectorizer.transform(texts).todense(), np.float32)
+        vectors: Any = vectorizer.transform(texts)
+        return np.asarray(vectors.todense(), np.float32)
 
     known, parts = _pixels(train), []
     for start in range(0, len(test), BLOCK):

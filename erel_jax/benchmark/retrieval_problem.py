@@ -53,7 +53,9 @@ class Problem:
     def image_inputs(self, split: str, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Normalized pixels float32[B, H, W, 3] of pictures."""
         images = np.ascontiguousarray(self.data.splits[split].images[rows])
-        return {"pixels": self.towers["image"].image_processor.process(images)}
+        processor = self.towers["image"].image_processor
+        assert processor is not None
+        return {"pixels": processor.process(images)}
 
     def inputs(self, modality: str, split: str, rows: np.ndarray) -> dict[str, np.ndarray]:
         """What the tower of a modality is fed with, for rows of its own table (texts or pictures)."""
@@ -68,13 +70,19 @@ def load_problem(config: BenchConfig, messenger: Messenger) -> Problem:
     """Loads data and towers, preparing what the cache does not have."""
     cache = config.cache if config.cache is not None else cache_folder()
     data = load_data(config, cache)
-    sources = {"text": config.text_encoder, "image": config.image_encoder}
+    sources: dict[str, str | None] = {"text": config.text_encoder, "image": config.image_encoder}
     if None in sources.values():
         base = load_retrieval("glyphs", cache_dir=cache) if data.name != "glyphs" else data
         folder = base_encoders(cache, base, messenger)
         sources = {name: source or str(folder / name) for name, source in sources.items()}
     precision = precisions.named(config.precision)
-    towers = {name: load_encoder(source, modality=name, precision=precision) for name, source in sources.items()}
+    towers = {
+        name: load_encoder(source, modality=name, precision=precision)
+        for name, source in sources.items()
+        if source is not None
+    }
+    if towers["image"].image_processor is None:
+        raise ConfigError(f"the image encoder {towers['image'].source} has no preprocessor_config.json; add it.")
     return Problem(config=config, cache=cache, data=data, towers=towers, tokens=_tokenize(towers["text"], data))
 
 

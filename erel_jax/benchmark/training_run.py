@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -57,7 +57,7 @@ class Training:
     seconds: float | None
     folder: Path
     fingerprint: Mapping[str, Any]
-    schedule: str = "constant"
+    schedule: Literal["constant", "cosine"] = "constant"
     clip_norm: float | None = None
     evaluate: Callable[[Any], float] | None = None
     patience: int = 10
@@ -95,7 +95,7 @@ def train(training: Training, messenger: Messenger) -> Trained:
     trainable, frozen = tree.partition(training.params, training.trainable)
     warmup = training.steps // 10 if training.schedule == "cosine" else 0
     optimizer = adam(
-        training.learning_rates if len(training.learning_rates) > 1 else training.learning_rates[0][1],
+        training.learning_rates,
         schedule=training.schedule,
         total_steps=training.steps,
         warmup_steps=warmup,
@@ -220,7 +220,7 @@ class _Epochs:
             return tree.map_with_path(lambda path, leaf: jax.numpy.asarray(arrays[path]), trainable)
 
 
-def _costs(run: _Epochs, peak: Any, energy: EnergyMeter, flops: int) -> tuple[dict[str, Any], dict[str, str]]:
+def _costs(run: _Epochs, peak: Any, energy: EnergyMeter, flops: float) -> tuple[dict[str, Any], dict[str, str]]:
     quartiles = np.percentile(run.step_seconds, [25, 50, 75]) if run.step_seconds else [np.nan] * 3
     joules = energy.energy
     unavailable = {}

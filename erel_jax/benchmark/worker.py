@@ -1,4 +1,4 @@
-"""The process that does one job: `python -m erel_jax.benchmark.worker CONFIG_JSON KIND METHOD SEED FINGERPRINT COMMAND`.
+"""The process that does one job: `python -m erel_jax.benchmark.worker CONFIG KIND METHOD SEED FINGERPRINT COMMAND`.
 
 A fresh process per job makes its peak memory its own and keeps one method's compiled programs out of another's. The
 worker talks to the runner through `benchmark.messages` and leaves its result as the job's artifact directory.

@@ -81,6 +81,12 @@ class Pictures:
             raise BadImage(f"{name}: larger than {MAX_FILE_BYTES} bytes")
         return data
 
+    def names(self) -> list[str]:
+        """Names of all files directly in the folder, or of all members of the archive."""
+        if self._archive is not None:
+            return [member.filename for member in self._archive.infolist() if not member.is_dir()]
+        return sorted(path.name for path in self.root.iterdir() if path.is_file())
+
     def stamp(self, name: str) -> str:
         """Describe the present state of a file without reading it, to notice when a cached copy is stale.
 

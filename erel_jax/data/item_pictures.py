@@ -1,8 +1,8 @@
 """Pictures of catalog items, decoded once to one size and kept as one array on disk.
 
-A picture belongs to an item by its file name: `<item id>.jpg` (see `items.align_pictures`) in a folder or zip. Items without
-a picture are declared missing and counted; a picture that cannot be decoded is listed in `bad_records.jsonl`, counted,
-and its item declared missing too.
+A picture belongs to an item by its file name: `<item id>.jpg` (see `items.align_pictures`) in a folder or zip. Items
+without a picture are declared missing and counted; a picture that cannot be decoded is listed in `bad_records.jsonl`,
+counted, and its item declared missing too.
 """
 
 import hashlib

@@ -33,4 +33,4 @@ def train_wordpiece(texts: Sequence[str], *, vocabulary: int, max_length: int = 
         single="[CLS] $A [SEP]",
         special_tokens=[(name, backend.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
     )
-    return TextTokenizer(backend, max_length=max_length, pad_id=backend.token_to_id("[PAD]"))
+    return TextTokenizer(backend, max_length=max_length, pad_id=SPECIAL.index("[PAD]"))

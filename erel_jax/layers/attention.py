@@ -1,13 +1,18 @@
-"""Multi-head scaled dot-product attention."""
+"""Multi-head scaled dot-product attention.
+
+Like `dense`, attention has its own backward pass: the cotangent is cast to the compute dtype before each product, the
+unnormalized weights are kept in that dtype alone, and the division by their sum comes after the second product, where
+it touches K values per query instead of T.
+"""
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from erel_jax.layers.dense import dense
-from erel_jax.layers.dropout import dropout
 from erel_jax.layers.precision import Precision
 from erel_jax.module import Initializer, ParamSpec, normal, zeros
 
@@ -41,8 +46,6 @@ def attend(
 ) -> jax.Array:
     """`softmax(q kᵀ / √K) v` per head.
 
-    Two batched products and a softmax on CPU; the same program on GPU and TPU, where XLA fuses it.
-
     Args:
         query: float[B, L, H, K].
         key, value: float[B, T, H, K].
@@ -53,19 +56,92 @@ def attend(
     Returns:
         float[B, L, H, K] in `accumulate`. A query whose keys are all masked gets 0, not an average of padding.
     """
-    compute, wide = precision.compute, precision.accumulate
-    scores = jnp.einsum(
-        "blhk,bthk->bhlt", query.astype(compute), key.astype(compute), preferred_element_type=wide
-    ) / math.sqrt(query.shape[-1])
-    if mask is None:
-        probabilities = jax.nn.softmax(scores, axis=-1)
-    else:
-        visible = jnp.broadcast_to(mask, scores.shape)
-        probabilities = jax.nn.softmax(scores, axis=-1, where=visible)
-    probabilities = dropout(probabilities, dropout_rate, dropout_key, train=dropout_key is not None)
-    return jnp.einsum(
-        "bhlt,bthk->blhk", probabilities.astype(compute), value.astype(compute), preferred_element_type=wide
+    batch, length, heads, _ = query.shape
+    shape = (batch, heads, length, key.shape[1])
+    visible = None if mask is None else jnp.broadcast_to(mask, shape)
+    kept = None
+    if dropout_key is not None and dropout_rate > 0.0:
+        kept = jax.random.bernoulli(dropout_key, 1.0 - dropout_rate, shape)
+    groups = (batch * heads,) if _heads_join_the_batch() else (batch, heads)
+
+    def by_head(x: jax.Array) -> jax.Array:
+        return x.transpose(0, 2, 1, 3).reshape(*groups, x.shape[1], x.shape[3])
+
+    def grouped(x: jax.Array | None) -> jax.Array | None:
+        return None if x is None else x.reshape(*groups, *shape[2:])
+
+    scaled = query / math.sqrt(query.shape[-1])
+    mixed = _mix(
+        by_head(scaled), by_head(key), by_head(value), grouped(visible), grouped(kept), dropout_rate, precision
     )
+    return mixed.reshape(batch, heads, length, -1).transpose(0, 2, 1, 3)
+
+
+def _heads_join_the_batch() -> bool:
+    """Whether batch and heads are one axis of the products.
+
+    XLA's CPU backend multiplies [B·H, L, K] two to four times as fast as [B, H, L, K]. Where a mesh splits the heads,
+    joining the two axes would gather them first, and other backends do not care.
+    """
+    return jax.default_backend() == "cpu" and jax.sharding.get_abstract_mesh().shape.get("model", 1) == 1
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _mix(query, key, value, visible, kept, dropout_rate: float, precision: Precision) -> jax.Array:
+    """Attention on float[..., L, K] and float[..., T, K], the query already scaled; masks are bool[..., L, T]."""
+    return _mix_forward(query, key, value, visible, kept, dropout_rate, precision)[0]
+
+
+def _mix_forward(query, key, value, visible, kept, dropout_rate, precision):
+    like = tuple(jnp.zeros((0,), x.dtype) for x in (query, key, value))
+    query, key, value = (x.astype(precision.compute) for x in (query, key, value))
+    scores = _product(query, key, -1, -1, precision)
+    if visible is not None:
+        scores = jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
+    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    if visible is not None:
+        weights = jnp.where(visible, weights, 0.0)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    total = jnp.where(total > 0, total, 1.0)
+    weights = weights.astype(precision.compute)
+    mixed = _product(_dropped(weights, kept, dropout_rate), value, -1, -2, precision) / total
+    return mixed, (query, key, value, weights, total, mixed, kept, like)
+
+
+def _mix_backward(dropout_rate, precision, residuals, cotangent):
+    query, key, value, weights, total, mixed, kept, like = residuals
+    per_query = jnp.sum(cotangent * mixed, axis=-1, keepdims=True) / total
+    cotangent = (cotangent / total).astype(precision.compute)
+    d_value = _leading_product(_dropped(weights, kept, dropout_rate), cotangent, precision)
+    d_weights = _dropped(_product(cotangent, value, -1, -1, precision), kept, dropout_rate)
+    d_scores = (weights.astype(precision.accumulate) * (d_weights - per_query)).astype(precision.compute)
+    d_query = _product(d_scores, key, -1, -2, precision)
+    d_key = _leading_product(d_scores, query, precision)
+    gradients = (d_query, d_key, d_value)
+    return (*(d.astype(x.dtype) for d, x in zip(gradients, like, strict=True)), None, None)
+
+
+_mix.defvjp(_mix_forward, _mix_backward)
+
+
+def _dropped(x: jax.Array, kept: jax.Array | None, rate: float) -> jax.Array:
+    return x if kept is None else jnp.where(kept, x / (1.0 - rate), 0.0)
+
+
+def _product(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int, precision: Precision) -> jax.Array:
+    """Product of matrices with equal leading axes, contracted over the given one of each."""
+    leading = tuple(range(a.ndim - 2))
+    contracted = ((a.ndim + axis_a,), (b.ndim + axis_b,))
+    return jax.lax.dot_general(a, b, (contracted, (leading, leading)), preferred_element_type=precision.accumulate)
+
+
+def _leading_product(a: jax.Array, b: jax.Array, precision: Precision) -> jax.Array:
+    """`aᵀ b` for [..., L, T] and [..., L, K]; the pad keeps XLA's CPU fast path, see `dense.weight_gradient`."""
+    if jax.default_backend() != "cpu" or precision.compute != jnp.bfloat16:
+        return _product(a, b, -2, -2, precision)
+    none = [(0, 0)] * (a.ndim - 1)
+    flipped = jnp.pad(jnp.swapaxes(a, -1, -2), [*none, (0, 1)])
+    return _product(flipped, jnp.pad(b, [*none[:-1], (0, 1), (0, 0)]), -1, -2, precision)
 
 
 def self_attention(
