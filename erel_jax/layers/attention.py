@@ -175,4 +175,6 @@ def self_attention(
         project("query"), project("key"), project("value"), mask, precision,
         dropout_rate=dropout_rate, dropout_key=dropout_key,
     )  # fmt: skip
-    return dense(mixed.reshape(batch, length, width), params["output"]["kernel"], params["output"].get("bias"), precision)
+    return dense(
+        mixed.reshape(batch, length, width), params["output"]["kernel"], params["output"].get("bias"), precision
+    )

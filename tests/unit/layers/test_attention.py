@@ -5,10 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from erel_jax import module
 from erel_jax.errors import ConfigError
 from erel_jax.layers import BFLOAT16, FLOAT32, BlockConfig, attend, attention_spec, self_attention
+from erel_jax.sharding import make_mesh
 
 B, L, D, H = 2, 5, 12, 3
 
@@ -91,6 +93,50 @@ def test_dropout_of_probabilities_needs_a_key():
     np.testing.assert_array_equal(plain, attend(q, k, v, None, FLOAT32))
     dropped = attend(q, k, v, None, FLOAT32, dropout_rate=0.5, dropout_key=jax.random.key(0))
     assert not np.allclose(plain, dropped)
+
+
+def by_definition(q, k, v, mask, kept=None, rate=0.0):
+    """Attention written out, differentiated by JAX."""
+    scores = jnp.einsum("blhk,bthk->bhlt", q, k) / np.sqrt(q.shape[-1])
+    probabilities = jax.nn.softmax(scores, axis=-1, where=jnp.broadcast_to(mask, scores.shape))
+    if kept is not None:
+        probabilities = jnp.where(kept, probabilities / (1 - rate), 0.0)
+    return jnp.einsum("bhlt,bthk->blhk", probabilities, v)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize(("precision", "tolerance"), [(FLOAT32, 2e-6), (BFLOAT16, 2e-2)], ids=["float32", "bfloat16"])
+def test_own_backward_pass_equals_the_derivative_of_the_definition(precision, tolerance, rate):
+    keys = jax.random.split(jax.random.key(3), 4)
+    q, weights = (jax.random.normal(key, (2, 7, 3, 8)) for key in keys[:2])
+    k, v = (jax.random.normal(key, (2, 9, 3, 8)) for key in keys[2:])
+    mask = jnp.arange(9)[None, None, None, :] < jnp.array([9, 4])[:, None, None, None]
+    kept = jax.random.bernoulli(jax.random.key(5), 1 - rate, (2, 3, 7, 9))
+
+    def ours(q, k, v):
+        out = attend(q, k, v, mask, precision, dropout_rate=rate, dropout_key=jax.random.key(5))
+        return jnp.sum(weights * out)
+
+    def theirs(q, k, v):
+        return jnp.sum(weights * by_definition(q, k, v, mask, kept, rate))
+
+    (value, gradients), (expected, others) = (jax.value_and_grad(f, argnums=(0, 1, 2))(q, k, v) for f in (ours, theirs))
+    np.testing.assert_allclose(value, expected, rtol=tolerance, atol=10 * tolerance)
+    for mine, other in zip(gradients, others, strict=True):
+        np.testing.assert_allclose(mine, other, atol=tolerance * float(jnp.max(jnp.abs(other))))
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_heads_split_over_a_mesh_are_not_gathered(sharded):
+    """With heads on the mesh's model axis no collective is needed; joined to the batch they would be gathered."""
+    mesh = make_mesh(data=2, model=4)
+    place = NamedSharding(mesh, PartitionSpec("data", None, "model", None) if sharded else PartitionSpec())
+    q = jax.ShapeDtypeStruct((4, 6, 8, 16), jnp.float32, sharding=place)
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(lambda q: attend(q, q, q, None, FLOAT32), out_shardings=place).lower(q).compile()
+    text = compiled.as_text() or ""
+    assert "dot" in text
+    assert not [name for name in ("all-gather", "all-to-all", "collective-permute") if name in text]
 
 
 def test_projections_without_bias():
