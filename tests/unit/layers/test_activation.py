@@ -33,6 +33,12 @@ def test_formulas(name, formula):
     assert activation(name)(jnp.asarray(X, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
+def test_gelu_is_exact_far_out():
+    x = np.concatenate([np.linspace(-20, 20, 401), [-1e30, 0.0, 1e30]])
+    exact = np.array([x * 0.5 * (1 + math.erf(x / math.sqrt(2))) for x in x])
+    np.testing.assert_allclose(activation("gelu")(jnp.asarray(x, jnp.float32)), exact, rtol=1e-6, atol=2e-6)
+
+
 def test_unknown_activation_suggests_the_nearest():
     with pytest.raises(ConfigError, match="Did you mean 'quick_gelu'"):
         activation("quickgelu")
