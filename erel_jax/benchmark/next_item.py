@@ -24,6 +24,8 @@ from erel_jax.layers import Precision
 from erel_jax.losses import debiased_cross_entropy
 from erel_jax.metrics.ranking import Ranks, rank_by_embeddings, ranking_metrics
 from erel_jax.module import Module
+from erel_jax.recommendation.compact_sasrec import compact_sasrec
+from erel_jax.recommendation.sasrec import SasrecConfig, sasrec
 from erel_jax.sharding import Step, compile_step
 
 KS = (5, 10, 20)
@@ -38,7 +40,8 @@ class NextItem:
     Attributes:
         problem: data and towers.
         adapted: how items are encoded.
-        user: the user encoder.
+        user: the user encoder over whole windows, for evaluation.
+        user_rows: the same encoder over real positions alone, for training.
         precision: dtypes of the loss's products.
         items_step, users_step: compiled encoders of a chunk of items and of users.
     """
@@ -46,6 +49,7 @@ class NextItem:
     problem: Problem
     adapted: Adapted
     user: Module
+    user_rows: Module
     precision: Precision
     items_step: Step
     users_step: Step
@@ -56,11 +60,11 @@ class NextItem:
         item_key, user_key = jax.random.split(key)
         inputs = batch["inputs"] if "inputs" in batch else rows_of(params["catalog"]["states"], sequence.unique_items)
         vectors = self.adapted.module.apply(params, inputs, batch["presence"], key=item_key, train=True)
-        history = sequence.windows[:, :-1]
-        states = self.user.apply(params["user"], vectors[history], history != 0, key=user_key, train=True)
-        width = states.shape[-1]
+        states = self.user_rows.apply(
+            params["user"], vectors[sequence.row_input], sequence.rows, sequence.slot_row, key=user_key, train=True
+        )
         loss = debiased_cross_entropy(
-            states.reshape(-1, width)[sequence.rows],
+            states,
             vectors,
             row_user=sequence.row_user,
             row_positive=sequence.row_positive,
@@ -106,8 +110,9 @@ class NextItem:
         return ranking_metrics(self.ranks(params, vectors, split), KS)
 
 
-def next_item(problem: Problem, adapted: Adapted, user: Module, precision: Precision) -> NextItem:
+def next_item(problem: Problem, adapted: Adapted, config: SasrecConfig, precision: Precision) -> NextItem:
     """Puts a model together and makes its two evaluation steps."""
+    user = sasrec(config, precision)
 
     def encode_items(params: Any, inputs: Any, presence: jax.Array) -> jax.Array:
         return adapted.module.apply(params, inputs, presence)
@@ -119,6 +124,7 @@ def next_item(problem: Problem, adapted: Adapted, user: Module, precision: Preci
         problem=problem,
         adapted=adapted,
         user=user,
+        user_rows=compact_sasrec(config, precision),
         precision=precision,
         items_step=compile_step(encode_items),
         users_step=compile_step(encode_users),

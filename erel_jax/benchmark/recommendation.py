@@ -24,7 +24,7 @@ from erel_jax.benchmark.states import stored_states
 from erel_jax.benchmark.training_run import Trained, Training, run_fingerprint, train
 from erel_jax.layers import precision as precisions
 from erel_jax.profiling import Timing, describe_environment, environment_reasons, latency, throughput
-from erel_jax.recommendation.sasrec import SasrecConfig, sasrec
+from erel_jax.recommendation.sasrec import SasrecConfig
 from erel_jax.sharding import compile_step
 
 BATCH = 64
@@ -69,12 +69,12 @@ def fit_method(problem: Problem, name: str, seed: int, messenger: Messenger) -> 
     config, method = problem.config, named_method(name)
     precision = precisions.named(config.precision)
     adapted = item_encoder(problem.encoders, method, embedding=EMBEDDING, precision=precision)
-    user = sasrec(SasrecConfig(width=EMBEDDING, max_length=problem.sequences.max_length), precision)
-    model = next_item(problem, adapted, user, precision)
+    users = SasrecConfig(width=EMBEDDING, max_length=problem.sequences.max_length)
+    model = next_item(problem, adapted, users, precision)
     towers = {modality: tower.params for modality, tower in problem.towers.items()}
     key = jax.random.key(seed)
     params = dict(tower_parameters(adapted, key, towers))
-    params["user"] = module.init(jax.random.fold_in(key, 1), user.spec)
+    params["user"] = module.init(jax.random.fold_in(key, 1), model.user.spec)
     extract_seconds = 0.0
     if method.cached:
         states, extract_seconds = _catalog(problem, adapted, messenger)
@@ -88,7 +88,6 @@ def fit_method(problem: Problem, name: str, seed: int, messenger: Messenger) -> 
 
     fingerprint = run_fingerprint(
         method=name,
-        seed=seed,
         precision=config.precision,
         **batches.fingerprint,
         towers={modality: tower.fingerprint for modality, tower in problem.towers.items()},
@@ -243,7 +242,7 @@ def gallery(problem: Problem, model: NextItem, params: Any, vectors: jax.Array) 
             for i in best
         ]
         history = [problem.titles[i] or problem.sequences.item_ids[i - 1] for i in test.histories[user] if i][-3:]
-        queries.append(GalleryQuery(query_text=" → ".join(history), query_png=None, results=results))
+        queries.append(GalleryQuery(query_text="\n".join(history), query_png=None, results=results))
     return queries
 
 
