@@ -68,7 +68,7 @@ def test_a_query_without_keys_gets_zero_and_finite_gradients():
     q, k, v = (jax.random.normal(jax.random.key(i), (1, 2, 1, 4)) for i in range(3))
     mask = jnp.array([[True, True], [False, False]])[None, None]
     np.testing.assert_array_equal(attend(q, k, v, mask, FLOAT32)[0, 1], 0.0)
-    gradients = jax.grad(lambda *a: jnp.sum(attend(*a, mask, FLOAT32)), argnums=(0, 1, 2))(q, k, v)
+    gradients = jax.grad(lambda q, k, v: jnp.sum(attend(q, k, v, mask, FLOAT32)), argnums=(0, 1, 2))(q, k, v)
     assert all(np.all(np.isfinite(g)) for g in gradients)
 
 
