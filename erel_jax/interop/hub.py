@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from erel_jax.errors import CheckpointError, ConfigError
+from erel_jax.errors import CheckpointError, ConfigError, ErelError
 
 WANTED = [
     "config.json",
@@ -62,7 +62,7 @@ def locate(id_or_folder: str | os.PathLike[str], revision: str | None = None) ->
         CheckpointError: the repository has no safetensors weights.
     """
     path = Path(id_or_folder).expanduser()
-    if path.is_dir():
+    if str(id_or_folder) and path.is_dir():
         return _local(str(id_or_folder), path)
     name = str(id_or_folder)
     if path.exists() or not _HUB_ID.fullmatch(name) or name.startswith("."):
@@ -83,31 +83,31 @@ def _local(name: str, path: Path) -> Source:
 
 def _snapshot(name: str, revision: str | None) -> Source:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub import constants
 
-    offline = huggingface_hub.constants.is_offline_mode()
-    try:
-        if offline:
-            folder = huggingface_hub.snapshot_download(
-                name, revision=revision, allow_patterns=WANTED, local_files_only=True
-            )
-        else:
+    refused = "offline (HF_HUB_OFFLINE is set)"
+    if not constants.HF_HUB_OFFLINE:
+        try:
             info = huggingface_hub.HfApi().model_info(name, revision=revision)
             _check_files(name, [file.rfilename for file in info.siblings or []])
-            folder = huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=WANTED)
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+            return _pinned(name, huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=WANTED))
+        except ErelError:
+            raise
+        except Exception as error:  # the client raises many kinds; all mean that the cache is the last hope
+            refused = f"{type(error).__name__}: {error}"
+    try:
+        cached = huggingface_hub.snapshot_download(
+            name, revision=revision, allow_patterns=WANTED, local_files_only=True
+        )
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{name!r} is not in the local cache and the Hub is offline (HF_HUB_OFFLINE). Download it where there is a "
-            f"network (`hf download {name}`), or give a local folder."
+            f"the Hub cannot give {name!r} ({refused}) and the local cache does not have it. Check the id, or download "
+            f"it where there is a network (`hf download {name}`), or give a local folder."
         ) from error
-    except HfHubHTTPError as error:
-        raise ConfigError(
-            f"the Hub has no readable model {name!r} ({error}). Check the id, or give a folder."
-        ) from error
-    except OSError as error:
-        raise ConfigError(
-            f"the Hub cannot be reached for {name!r} ({error}). Check the connection, or give a local folder."
-        ) from error
+    return _pinned(name, cached)
+
+
+def _pinned(name: str, folder: str) -> Source:
     found = _local(name, Path(folder))
     if found.revision is None:
         raise ConfigError(f"{name!r} could not be pinned to a commit: {folder} is not a snapshot of the Hub cache.")

@@ -45,8 +45,10 @@ def read_settings(folder: str | os.PathLike[str], link_root: Path | None = None)
         return SentenceSettings()
     try:
         steps = json.loads(modules.read_text(encoding="utf-8"))
+        if not isinstance(steps, list):
+            raise ValueError(f"a JSON {type(steps).__name__}")
         entries = [(str(step["type"]), str(step["path"])) for step in steps]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptArtifactError(f"{modules} is not a list of modules with type and path ({error!r}).") from error
     pooling = None
     for kind, path in entries:

@@ -157,7 +157,7 @@ def test_layers_above_the_highest_tap_cost_nothing(built, name):
 
 @pytest.fixture(scope="module")
 def reference(built):
-    """`reference(name)` gives (step, inputs, what the step computes on one device)."""
+    """`reference(name)` gives (step with gradients, inputs, what the step computes on one device)."""
     made = {}
 
     def compute(name):
@@ -201,6 +201,8 @@ def test_recomputed_layers_give_the_same_gradients(built, reference):
 def test_sharded_equals_unsharded(built, reference, name, rules):
     encoder, params = built(name)
     step, inputs, expected = reference(name)
+    if name.startswith("clip"):  # the same blocks as ViT: gradients there, outputs here
+        step, expected = partial(encoder.module.apply, embedding=True), None
     mesh = make_mesh(data=4, model=2)
     placed = jax.device_put(params, shardings(encoder.module.spec, mesh, RULES[rules]))
     batch = {key: jax.device_put(value, batch_sharding(mesh, value.ndim)) for key, value in inputs.items()}
@@ -208,7 +210,8 @@ def test_sharded_equals_unsharded(built, reference, name, rules):
     got = sharded(placed, batch)
     sharded(placed, batch)
     assert sharded.compilations == 1
-    close(jax.device_get(got), expected, 1e-5)
+    expected = compile_step(step)(params, inputs) if expected is None else expected
+    close(jax.device_get(got), jax.device_get(expected), 1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,5 +1,6 @@
 """Both crossings between our modules and linen's keep outputs and gradients, for everything that is a module."""
 
+import re
 from functools import partial
 
 import flax.linen as nn
@@ -80,7 +81,7 @@ def total(out):
     return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(out))
 
 
-def close(got, expected, tolerance=1e-6):
+def expect_close(got, expected, tolerance=1e-6):
     assert jax.tree.structure(got) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
@@ -109,9 +110,13 @@ def test_to_linen_and_back(name):
     def returned(t):
         return total(back.apply(tree.merge(t, fixed), x))
 
-    expected = jax.jit(jax.value_and_grad(ours))(trained)
-    close(jax.jit(jax.value_and_grad(theirs))(trained), expected)
-    close(jax.jit(jax.value_and_grad(returned))(trained), expected)
+    programs = [jax.jit(jax.value_and_grad(f)).lower(trained) for f in (ours, theirs, returned)]
+    texts = {re.sub(r"module @\w+", "module", program.as_text()) for program in programs}
+    if len(texts) == 1 and name in ENCODERS:
+        return  # the very same program: outputs and gradients cannot differ, and compiling it thrice costs a minute
+    values = [program.compile()(trained) for program in programs]
+    expect_close(values[1], values[0])
+    expect_close(values[2], values[0])
 
 
 def _split(params):
@@ -169,19 +174,21 @@ def test_a_linen_module_with_state_is_refused():
         from_linen(nn.BatchNorm(use_running_average=False), example("dense"))
 
 
-def grads_equal(ours, params, linen, variables, x):
+def expect_equal_gradients(ours, params, linen, variables, x):
     """Outputs and input gradients of a layer of ours and its linen oracle agree."""
     mine = jax.jit(jax.value_and_grad(lambda y: total(ours(params, y))))(x)
     oracle = jax.jit(jax.value_and_grad(lambda y: total(linen.apply({"params": variables}, y))))(x)
-    close(mine, oracle, 1e-5)
+    expect_close(mine, oracle, 1e-5)
 
 
 def test_linen_is_the_oracle_of_dense_norm_and_embedding():
     x = example("dense")
     params = drawn({"kernel": leaf(D, F), "bias": leaf(F)})
-    grads_equal(lambda p, y: layers.dense(y, p["kernel"], p["bias"]), params, nn.Dense(F), params, x)
+    expect_equal_gradients(lambda p, y: layers.dense(y, p["kernel"], p["bias"]), params, nn.Dense(F), params, x)
     params = drawn(layers.layer_norm_spec(D))
-    grads_equal(lambda p, y: layers.layer_norm(p, y, 1e-6), params, nn.LayerNorm(use_fast_variance=False), params, x)
+    expect_equal_gradients(
+        lambda p, y: layers.layer_norm(p, y, 1e-6), params, nn.LayerNorm(use_fast_variance=False), params, x
+    )
     table, ids = drawn(leaf(9, D)), jnp.asarray([[0, 8, 3]])
     np.testing.assert_array_equal(
         layers.embed_tokens(table, ids), nn.Embed(9, D).apply({"params": {"embedding": table}}, ids)
@@ -206,7 +213,7 @@ def test_linen_is_the_oracle_of_attention():
     def oracle(y):
         return total(linen.apply({"params": {**split, "out": out}}, y, y, mask=mask))
 
-    close(jax.jit(jax.value_and_grad(mine))(x), jax.jit(jax.value_and_grad(oracle))(x), 1e-5)
+    expect_close(jax.jit(jax.value_and_grad(mine))(x), jax.jit(jax.value_and_grad(oracle))(x), 1e-5)
 
 
 def test_linen_convolution_is_the_oracle_of_patch_embedding():

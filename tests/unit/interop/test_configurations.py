@@ -1,0 +1,87 @@
+"""config.json in both directions, and the values that would compute something else."""
+
+import json
+
+import pytest
+
+from erel_jax.encoders import BertConfig, ClipTextConfig, ClipVisionConfig, VitConfig
+from erel_jax.errors import ConfigError, CorruptArtifactError
+from erel_jax.interop.configurations import CONFIG_READERS, document_of, towers
+
+CONFIGS = [
+    BertConfig.tiny("mean"),
+    BertConfig.base("pooler"),
+    VitConfig.tiny(),
+    VitConfig.base_16(),
+    ClipTextConfig.tiny(),
+    ClipVisionConfig.tiny(),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{type(c).__name__}-{c.width}")
+def test_round_trip(config):
+    document = json.loads(json.dumps(document_of(config)))
+    [(kind, section)] = towers(document, "config.json").values()
+    names = ["text_projection.weight", "visual_projection.weight"]
+    assert CONFIG_READERS[kind](section, getattr(config, "pooling", "cls"), names) == config
+
+
+def test_defaults_are_those_of_the_original_classes():
+    assert CONFIG_READERS["bert"]({}, "cls", []) == BertConfig.base()
+    assert CONFIG_READERS["vit"]({}, "cls", []) == VitConfig.base_16()
+    assert CONFIG_READERS["clip_text_model"]({}, "cls", ["text_projection.weight"]) == ClipTextConfig.base_32()
+    assert CONFIG_READERS["clip_vision_model"]({}, "cls", []) == ClipVisionConfig(projection=None)
+
+
+def test_clip_has_two_towers_and_one_projection_width():
+    document = {
+        "model_type": "clip",
+        "projection_dim": 10,
+        "text_config": {"hidden_size": 16, "projection_dim": 512, "num_attention_heads": 2},
+        "text_config_dict": {"hidden_size": 32},
+        "vision_config": None,
+    }
+    found = towers(document, "config.json")
+    text = CONFIG_READERS["clip_text_model"](found["text"][1], "cls", [])
+    assert (text.width, text.projection) == (32, 10)
+    assert CONFIG_READERS["clip_vision_model"](found["image"][1], "cls", []).projection == 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "document", "message"),
+    [
+        ("bert", {"position_embedding_type": "relative_key"}, "relative_key"),
+        ("bert", {"is_decoder": True}, "is_decoder"),
+        ("bert", {"hidden_size": "768"}, "hidden_size"),
+        ("bert", {"num_hidden_layers": 0}, "num_hidden_layers"),
+        ("bert", {"layer_norm_eps": 2}, "layer_norm_eps"),
+        ("bert", {"hidden_size": 100, "num_attention_heads": 12}, "heads"),
+        ("vit", {"qkv_bias": False}, "qkv_bias"),
+        ("vit", {"image_size": [224, 192]}, "square"),
+        ("clip_text_model", {"eos_token_id": [1, 2]}, "eos_token_id"),
+    ],
+)
+def test_what_is_not_implemented_is_refused(kind, document, message):
+    with pytest.raises(ConfigError, match=message):
+        CONFIG_READERS[kind](document, "cls", [])
+
+
+def test_unknown_architectures_are_named_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"'vitt'.*Did you mean 'vit'.*clip"):
+        towers({"model_type": "vitt"}, "config.json")
+    with pytest.raises(ConfigError, match="model_type None"):
+        towers({}, "config.json")
+
+
+def test_code_from_the_repository_is_refused():
+    with pytest.raises(CorruptArtifactError, match="never run"):
+        towers({"model_type": "bert", "auto_map": {"AutoModel": "evil.Model"}}, "config.json")
+
+
+def test_only_known_configs_are_written():
+    class Other:
+        width = layers = heads = mlp_width = 1
+        activation, eps = "gelu", 1e-5
+
+    with pytest.raises(ConfigError, match="Other"):
+        document_of(Other())

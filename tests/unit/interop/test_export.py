@@ -1,0 +1,83 @@
+"""Exported folders load here with equal outputs and appear whole or not at all."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from erel_jax import tree
+from erel_jax.artifacts import verify_manifest
+from erel_jax.encoders import ENCODERS, BertConfig, ClipTextConfig, ClipVisionConfig, VitConfig
+from erel_jax.errors import CheckpointError, ConfigError
+from erel_jax.interop.export import save_encoder
+from erel_jax.interop.huggingface import load_encoder
+from erel_jax.interop.image_processor import vit_settings
+from erel_jax.layers import Precision
+
+CONFIGS = [
+    BertConfig.tiny("cls"),
+    BertConfig.tiny("pooler"),
+    BertConfig.tiny("mean"),
+    VitConfig.tiny(),
+    ClipTextConfig.tiny(),
+    ClipTextConfig(vocabulary=20, width=8, layers=1, heads=2, mlp_width=8, eos_id=19, projection=None),
+    ClipVisionConfig.tiny(),
+    ClipVisionConfig(image_size=8, patch=4, width=8, layers=1, heads=2, mlp_width=8, projection=None),
+]
+
+
+def made(config, precision=None):
+    family = next(f for f in ENCODERS.values() if isinstance(config, f.config))
+    encoder = family.build(config, precision or Precision())
+    draw = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda s: jax.numpy.asarray(draw.normal(size=s.shape).astype(np.float32) * 0.3).astype(s.dtype),
+        encoder.module.spec,
+    )
+    return encoder, params
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{type(c).__name__}-{getattr(c, 'pooling', c.width)}")
+def test_round_trip(config, tmp_path):
+    encoder, params = made(config)
+    loaded = load_encoder(save_encoder(tmp_path / "model", encoder, params))
+    assert loaded.encoder.config == config
+    for path, value in tree.paths(params).items():
+        np.testing.assert_array_equal(tree.paths(loaded.params)[path], value, err_msg=path)
+
+
+def test_preprocessing_travels_with_the_weights(tmp_path, bert_folder):
+    encoder, params = made(BertConfig.tiny("mean"))
+    tokenizer = load_encoder(bert_folder[0]).tokenizer
+    loaded = load_encoder(save_encoder(tmp_path / "text", encoder, params, tokenizer_json=tokenizer.to_json()))
+    np.testing.assert_array_equal(loaded.tokenizer.encode(["red shoes"])["ids"], tokenizer.encode(["red shoes"])["ids"])
+    encoder, params = made(VitConfig.tiny())
+    loaded = load_encoder(save_encoder(tmp_path / "image", encoder, params, preprocessor=vit_settings(12)))
+    assert loaded.image_processor.output_size == (12, 12)
+
+
+def test_bfloat16_parameters_are_stored_as_they_are(tmp_path):
+    encoder, params = made(VitConfig.tiny(), Precision(param=jax.numpy.bfloat16))
+    folder = save_encoder(tmp_path / "half", encoder, params)
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+    loaded = load_encoder(folder, precision=Precision(param=jax.numpy.bfloat16))
+    for path, value in tree.paths(params).items():
+        np.testing.assert_array_equal(tree.paths(loaded.params)[path], value)
+
+
+def test_the_folder_is_an_artifact(tmp_path):
+    encoder, params = made(VitConfig.tiny())
+    folder = save_encoder(tmp_path / "model", encoder, params)
+    assert set(verify_manifest(folder, kind="encoder").files) == {"config.json", "model.safetensors"}
+    with pytest.raises(ConfigError, match="exists already"):
+        save_encoder(folder, encoder, params)
+    save_encoder(folder, encoder, params, overwrite=True)
+
+
+def test_a_failed_export_leaves_nothing(tmp_path):
+    encoder, params = made(VitConfig.tiny())
+    params["layers"]["mlp"]["adapter"] = {"down": np.zeros(3)}
+    with pytest.raises(CheckpointError, match="layers/mlp/adapter/down"):
+        save_encoder(tmp_path / "model", encoder, params)
+    assert list(tmp_path.iterdir()) == []
