@@ -97,7 +97,7 @@ def test_fill_refuses_misshaped_and_homeless_parameters():
     spec = {"kernel": ParamSpec((3, 4), ("embed", "mlp"))}
     with pytest.raises(ConfigError, match=r"kernel: got shape \(4, 3\), expected \(3, 4\)"):
         module.fill(jax.random.key(0), spec, {"kernel": jnp.zeros((4, 3))})
-    with pytest.raises(ConfigError, match="no place in the spec.*extra"):
+    with pytest.raises(ConfigError, match="extra"):
         module.fill(jax.random.key(0), spec, {"kernel": jnp.zeros((3, 4)), "extra": jnp.zeros(1)})
 
 

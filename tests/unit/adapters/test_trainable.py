@@ -39,7 +39,7 @@ def test_exclude_takes_back_and_must_match():
     assert tree.paths(trains) == {"a/bias": 2.0}
     assert tree.paths(frozen) == {"a/kernel": 1.0, "b/bias": 3.0}
     assert tree.merge(trains, frozen) == params
-    with pytest.raises(ConfigError, match="'c/.*' matches no parameter"):
+    with pytest.raises(ConfigError, match="matches no parameter"):
         split(params, [".*/bias"], exclude=["c/.*"])
 
 

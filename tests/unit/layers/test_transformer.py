@@ -1,5 +1,7 @@
 """The block against its definition, and the stack: taps, depth, unrolling, rematerialization."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from erel_jax.layers import FLOAT32, BlockConfig, block, block_spec, run_stack, 
 
 CONFIG = BlockConfig(width=8, heads=2, mlp_width=16, activation="gelu", norm="pre", eps=1e-6)
 POST = BlockConfig(width=8, heads=2, mlp_width=16, activation="relu", norm="post", eps=1e-12)
-LAYERS = 4
+LAYERS = 3
 
 
 def stack_case(config=CONFIG):
@@ -70,7 +72,7 @@ def test_scan_equals_the_loop_and_emits_every_state():
     np.testing.assert_allclose(emitted, np.stack([s[:, 0] for s in expected]), atol=1e-5)
 
 
-@pytest.mark.parametrize("depth", [0, 1, 3])
+@pytest.mark.parametrize("depth", [0, 2])
 def test_depth_runs_the_first_layers_only(depth):
     params, x = stack_case()
     expected = states_one_by_one(params, x)
@@ -94,11 +96,10 @@ def test_unused_layers_get_no_gradient():
     assert np.any(np.asarray(kernel[:2])) and not np.any(np.asarray(kernel[2:]))
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_gradients_equal_the_loop(remat):
+def test_gradients_equal_the_loop():
     params, x = stack_case()
 
-    def scanned(params, x):
+    def scanned(params, x, remat=False):
         final, taps = run_stack(layer, params, x, layers=LAYERS, emit=lambda s: s[:, 0], remat=remat)
         return jnp.sum(jnp.sin(final)) + jnp.sum(jnp.cos(taps))
 
@@ -106,9 +107,14 @@ def test_gradients_equal_the_loop(remat):
         states = states_one_by_one(params, x)
         return jnp.sum(jnp.sin(states[-1])) + sum(jnp.sum(jnp.cos(s[:, 0])) for s in states)
 
-    ours = jax.jit(jax.grad(scanned, argnums=(0, 1)))(params, x)
-    theirs = jax.jit(jax.grad(looped, argnums=(0, 1)))(params, x)
+    @jax.jit
+    def gradients(params, x):
+        again = partial(scanned, remat=True)
+        return [jax.grad(fn, argnums=(0, 1))(params, x) for fn in (scanned, looped, again)]
+
+    ours, theirs, rematerialized = gradients(params, x)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours, theirs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, rematerialized)
 
 
 def test_unrolling_changes_the_count_of_flops_and_nothing_else():
@@ -122,7 +128,7 @@ def test_unrolling_changes_the_count_of_flops_and_nothing_else():
         flat = jax.jit(lambda p, x: run(p, x)).lower(params, x).compile()
     np.testing.assert_allclose(scanned(params, x), flat(params, x), atol=1e-6)
     # XLA counts a loop's body once; if this ever fails, measuring needs no unrolled copy any more.
-    assert 3.0 < flat.cost_analysis()["flops"] / scanned.cost_analysis()["flops"] < 4.5
+    assert 2.2 < flat.cost_analysis()["flops"] / scanned.cost_analysis()["flops"] < 3.3
 
 
 def test_no_tokens_of_a_layer_are_kept_for_taps():
@@ -136,7 +142,7 @@ def test_no_tokens_of_a_layer_are_kept_for_taps():
 
 def test_impossible_depth_is_refused():
     params, x = stack_case()
-    with pytest.raises(ConfigError, match="got depth 5, expected 0 to 4"):
+    with pytest.raises(ConfigError, match="got depth 5, expected 0 to 3"):
         run_stack(layer, params, x, layers=LAYERS, depth=5)
 
 
