@@ -129,6 +129,11 @@ def learned_record(
     vectors = model.item_vectors(params, lambda n, m: messenger.progress("encoding items", n, m))
     test = model.metrics(params, vectors, data.test)
     evaluate_seconds = time.perf_counter() - begun
+    validation = model.metrics(params, vectors, data.valid)
+    costs = trained.costs | {
+        "recompiles_after_warmup": trained.costs["recompiles_after_warmup"]
+        + sum(step.compilations - 1 for step in (model.items_step, model.users_step))
+    }
     timing = query_latency(problem, model, params, vectors)
     # A cached method's frozen towers are not among its parameters, but an item still passes through them once.
     aside = problem.towers if model.adapted.method.cached else {}
@@ -140,7 +145,7 @@ def learned_record(
         kind="learned",
         seed=seed,
         metrics=test,
-        validation_metrics=model.metrics(params, vectors, data.valid),
+        validation_metrics=validation,
         headline_metric=HEADLINE,
         evaluated_queries=data.user_count,
         command=command,
@@ -156,7 +161,7 @@ def learned_record(
         dropped=problem.dropped,
         notes=tuple(trained.notes),
         unavailable={**trained.unavailable, **environment_reasons(environment)},
-        **trained.costs,
+        **costs,
     )
     return record, vectors
 

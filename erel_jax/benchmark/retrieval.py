@@ -66,11 +66,13 @@ def run_method(config: BenchConfig, name: str, seed: int, command: str, messenge
     vectors = {split: _vectors(problem, feeds, encode, params, split, messenger) for split in ("validation", "test")}
     metrics = {split: evaluate(v, problem.split(split)) for split, v in vectors.items()}
     evaluate_seconds = time.perf_counter() - begun
+    recompiled = sum(step.compilations - 1 for step in encode.values())
     raw = {m: _end_to_end_step(problem, adapted, m) for m in problem.encoders}
     frozen_towers = {m: towers[m] for m in towers} if adapted.method.cached else {}
     latency = query_latency(problem, raw["text"], (params, frozen_towers), vectors["test"])
     speed = _encode_speed(problem, raw["image"], (params, frozen_towers))
-    costs: dict[str, Any] = dict(trained.costs) if trained is not None else {}
+    costs: dict[str, Any] = dict(trained.costs) if trained is not None else {"recompiles_after_warmup": 0}
+    costs["recompiles_after_warmup"] += recompiled
     unavailable = dict(trained.unavailable) if trained is not None else {"energy_joules": "a floor is not trained"}
     if trained is None:
         measured = peak.read()

@@ -181,12 +181,11 @@ class _Epochs:
             stop=stop,
             on_progress=lambda p: self.messenger.progress("training", p.step, plan.steps),
         )
-        first = not self.step_seconds
         self.losses += result.losses
         self.step_seconds += result.step_seconds
         self.train_seconds += result.train_seconds - result.checkpoint_seconds
         self.compile_seconds += result.compile_seconds
-        self.recompiles += result.recompiles_after_warmup if first else self.step.compilations - 1
+        self.recompiles = self.step.compilations - 1
         self.skipped = result.skipped
         return result.state
 
