@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "erel_jax"
 GROUND = {"errors", "folders", "artifacts"}
 CORE = {"tree", "module"}
 MODELS = CORE | {"layers", "sharding"}
-LEARNED = MODELS | {"encoders", "adapters", "recommendation"}
+LEARNED = MODELS | {"encoders", "adapters", "compression", "recommendation"}
 ALL_BELOW_BENCHMARK = LEARNED | {"losses", "metrics", "data", "interop", "training", "profiling"}
 
 MAY_KNOW: dict[str, set[str]] = {
@@ -31,6 +31,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "sharding": GROUND | CORE,
     "encoders": GROUND | MODELS,
     "adapters": GROUND | MODELS | {"encoders"},
+    "compression": GROUND | MODELS,
     "compression": GROUND | MODELS,
     "recommendation": GROUND | MODELS,
     "losses": GROUND | {"tree"},
