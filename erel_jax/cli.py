@@ -1,11 +1,13 @@
 """The command line: `erel bench` compares adaptation methods, `erel doctor` examines the installation."""
 
 import dataclasses
+import io
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 
-from erel_jax.errors import ErelError
+from erel_jax.errors import ConfigError, ErelError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,13 +15,13 @@ class DoctorConfig:
     """Examine the installation: versions, device, memory settings, caches, offline flags, fast number formats."""
 
 
-def bench(config) -> int:
+def bench(config, arguments: Sequence[str]) -> int:
     """Compares adaptation methods by quality and cost and writes a report; returns the exit code."""
     from rich.console import Console
 
     from erel_jax.benchmark.runner import run
 
-    run(config, shlex.join(["erel", *sys.argv[1:]]), Console())
+    run(config, shlex.join(["erel", *arguments]), Console())
     return 0
 
 
@@ -36,22 +38,41 @@ def doctor() -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `erel`; returns the exit code (documented in docs/exit_codes.md)."""
-    import tyro
-
-    from erel_jax.benchmark.config import BenchConfig
-
-    commands = {"bench": BenchConfig, "doctor": DoctorConfig}
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal or pipe with a small alphabet shows escapes instead of ending the run.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        chosen = tyro.extras.subcommand_cli_from_dict(commands, prog="erel", description=DESCRIPTION, args=arguments)
-        return bench(chosen) if isinstance(chosen, BenchConfig) else doctor()
+        return _run(given)
     except ErelError as error:
         if os.environ.get("EREL_TRACEBACK"):
             raise
         print(f"erel: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # whoever read the output has gone; Python would complain once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ErelError.exit_code
+    except OSError as error:
+        if os.environ.get("EREL_TRACEBACK"):
+            raise
+        print(f"erel: {error}. Check free space and permissions; finished jobs are kept.", file=sys.stderr)
+        return ErelError.exit_code
     except KeyboardInterrupt:
         print("erel: stopped; run the same command again to continue.", file=sys.stderr)
         return 130
+
+
+def _run(arguments: list[str]) -> int:
+    import tyro
+
+    from erel_jax.benchmark.config import BenchConfig
+
+    for argument in arguments:
+        if argument.encode("utf-8", "replace").decode() != argument:
+            raise ConfigError(f"got the argument {argument!r}, which is not UTF-8. Rename what it names.")
+    commands = {"bench": BenchConfig, "doctor": DoctorConfig}
+    chosen = tyro.extras.subcommand_cli_from_dict(commands, prog="erel", description=DESCRIPTION, args=arguments)
+    return bench(chosen, arguments) if isinstance(chosen, BenchConfig) else doctor()
 
 
 DESCRIPTION = """Efficient representation learning for multimodal retrieval and recommendation.

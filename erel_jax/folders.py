@@ -27,7 +27,7 @@ def cache_folder() -> Path:
     return (Path(root).expanduser() if root else Path.home() / ".cache") / "erel_jax"
 
 
-def check_writable(folder: str | os.PathLike[str]) -> Path:
+def check_writable(folder: str | os.PathLike[str], option: str = "--out") -> Path:
     """Make sure that results can be stored in a folder, before any work is done for them.
 
     The folder is created when missing and a small file is written and removed, because permission bits alone say
@@ -36,6 +36,7 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
 
     Args:
         folder: The folder meant for output.
+        option: What to change it with, for the message.
 
     Returns:
         The folder.
@@ -44,7 +45,7 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
         ConfigError: It cannot be created or written, or is not a folder.
     """
     folder = Path(folder)
-    advice = "Choose another folder with --out, or change its permissions."
+    advice = f"Choose another folder with {option}, or change its permissions."
     existing = folder
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent

@@ -23,6 +23,7 @@ from erel_jax.benchmark.recommendation import fit_method, gallery, learned_recor
 from erel_jax.benchmark.recommendation_floors import history_scores, make_floors
 from erel_jax.benchmark.recommendation_problem import Problem
 from erel_jax.data.sequence_splits import EvaluationSplit
+from erel_jax.errors import DataError
 from erel_jax.metrics.ranking import Ranks, rank_by_scores, ranking_metrics
 from erel_jax.training import adam
 
@@ -94,16 +95,23 @@ def learn_weights(parts: Parts, split: EvaluationSplit, seed: int, messenger: Me
     generator = np.random.default_rng(seed)
     chosen_features, positions = [], []
     users = np.flatnonzero(~(split.seen == split.targets[:, None]).any(axis=1))
+    nearest = min(BEST, parts.problem.items - 1)  # argpartition wants a place inside the catalog
     for start in range(0, len(users), BLOCK):
         block = users[start : start + BLOCK]
         messenger.progress("scoring validation users", start, len(users))
         features = parts.features(split.histories[block], split.seen[block])
-        best = [np.argpartition(-features[:, :, f], BEST, axis=1)[:, :BEST] for f in range(0, features.shape[2] - 2, 2)]
+        scores = (-features[:, :, f] for f in range(0, features.shape[2] - 2, 2))
+        best = [np.argpartition(score, nearest, axis=1)[:, : nearest + 1] for score in scores]
         others = generator.integers(0, features.shape[1], (len(block), RANDOM))
         candidates = np.concatenate([split.targets[block, None] - 1, *best, others], axis=1)
         chosen_features.append(np.take_along_axis(features, candidates[:, :, None], axis=1))
         positions.append(candidates)
     messenger.progress("scoring validation users", len(users), len(users))
+    if not len(users):
+        raise DataError(
+            "blend learns its weights on validation targets, but every one of them occurs earlier in its user's own "
+            "history, where the protocol masks it. Leave blend out of --methods."
+        )
     features, candidates = np.concatenate(chosen_features), np.concatenate(positions)
     # Column 0 is the target; its other copies would be negatives of itself.
     repeated = candidates[:, 1:] == candidates[:, :1]

@@ -69,8 +69,11 @@ class BenchConfig:
     def __post_init__(self):
         for name in ("seeds", "epochs", "batch_size", "seconds_per_method"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < float("inf"):
                 raise ConfigError(f"--{name.replace('_', '-')} got {value}, expected a number above 0.")
+        for name in ("data", "text_encoder", "image_encoder"):
+            if getattr(self, name) == "":
+                raise ConfigError(f"--{name.replace('_', '-')} got an empty text. Name something, or leave it out.")
         if self.task == "recommendation" and self.data is None:
             raise ConfigError(
                 "--task recommendation got no --data, expected a TSV of `user<TAB>item item …`; give also --items "

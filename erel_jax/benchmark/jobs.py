@@ -6,6 +6,7 @@ encoders), `floors`, and one job per method and seed. A finished job is an artif
 shaped it, so a run started again reuses what still applies and repeats the rest.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 from functools import lru_cache
@@ -16,7 +17,7 @@ from erel_jax.artifacts import ArtifactDir, verify_manifest
 from erel_jax.benchmark.config import BenchConfig
 from erel_jax.benchmark.record import Record, read_records, write_records
 from erel_jax.benchmark.report.gallery import GalleryQuery, read_galleries, write_galleries
-from erel_jax.errors import CheckpointError
+from erel_jax.errors import CheckpointError, ConfigError, DataError
 
 KIND = "bench-job"
 
@@ -50,10 +51,26 @@ def job_fingerprint(config: BenchConfig, job: Job) -> str:
     """A digest of the options, the inputs' sizes and times, the job and the package's own source."""
     parts = [config.fingerprint(), job.name, __version__, source_digest()]
     for path in (config.data, config.items, config.images, config.text_encoder, config.image_encoder):
-        if path is not None and Path(path).exists():
-            stat = Path(path).stat()
-            parts.append(f"{path}:{stat.st_size}:{stat.st_mtime_ns}")
+        if path is not None:
+            parts += _stamps(Path(path))
+    if config.task == "retrieval" and config.data is not None:
+        from erel_jax.data.retrieval_sources import NAMES, find_source
+
+        # The pictures that a table names lie anywhere. What is wrong with a source, the job `prepare` says.
+        if config.data not in NAMES:
+            with contextlib.suppress(DataError, ConfigError):
+                parts.append(find_source(config.data, config.images, config.items).recipe)
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+
+
+def _stamps(path: Path) -> list[str]:
+    """Size and time of a file, or of the files in a folder: editing one leaves the folder's own time as it was."""
+    if path.is_dir():
+        files = [*(entry for entry in path.iterdir() if entry.is_file()), *path.glob("*/config.json")]
+    else:
+        files = [path] if path.is_file() else []
+    stats = [(file, file.stat()) for file in sorted(files)]
+    return [f"{file}:{stat.st_size}:{stat.st_mtime_ns}" for file, stat in stats]
 
 
 @lru_cache(maxsize=1)

@@ -236,7 +236,7 @@ def gallery(problem: Problem, model: NextItem, params: Any, vectors: jax.Array) 
     for row, user in zip(scores, chosen, strict=True):
         seen = test.seen[user][test.seen[user] > 0] - 1
         row[seen] = -np.inf
-        best = np.argsort(-row, kind="stable")[:5]
+        best = [i for i in np.argsort(-row, kind="stable")[:5] if np.isfinite(row[i])]
         results = [
             GalleryResult(
                 text=problem.titles[i + 1] or problem.sequences.item_ids[i],

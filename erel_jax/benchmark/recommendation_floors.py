@@ -13,6 +13,7 @@ from erel_jax.benchmark.next_item import ITEMS_LIVE, KS
 from erel_jax.benchmark.recommendation_problem import Problem
 from erel_jax.benchmark.record import Record
 from erel_jax.benchmark.states import stored_states
+from erel_jax.errors import DataError
 from erel_jax.metrics.ranking import ranking_metrics
 from erel_jax.profiling import PeakMeter, describe_environment, environment_reasons, latency
 from erel_jax.sharding import compile_step
@@ -29,7 +30,10 @@ def make_floors(problem: Problem, messenger: Messenger) -> dict[str, Floor]:
         "markov": Markov(windows=data.windows, train_counts=data.train_counts),
     }
     if any(problem.titles):
-        floors["tfidf_neighbors"] = TfidfNeighbors(titles=problem.titles[1:])
+        try:
+            floors["tfidf_neighbors"] = TfidfNeighbors(titles=problem.titles[1:])
+        except DataError as error:
+            messenger.note(f"without the floor tfidf_neighbors: {error}")
     for position, name in enumerate(problem.towers):
         embeddings = np.asarray(pooled(problem, name, messenger)[1:], np.float32)
         embeddings = np.where(problem.presence[1:, position, None], embeddings, 0.0)

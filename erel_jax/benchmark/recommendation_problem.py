@@ -135,6 +135,8 @@ def _load_towers(config: BenchConfig) -> dict[str, Loaded]:
         if config.images is None:
             raise ConfigError("--image-encoder needs --images, a folder or zip of `<item>.jpg` or `<item>.png`.")
         towers["image"] = load_encoder(config.image_encoder, modality="image", precision=precision)
+        if towers["image"].image_processor is None:
+            raise ConfigError(f"--image-encoder {config.image_encoder} has no preprocessor_config.json; add it.")
     if not towers:
         raise ConfigError(
             "--task recommendation needs something to adapt: --text-encoder with --items, or --image-encoder with "

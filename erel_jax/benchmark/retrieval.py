@@ -31,7 +31,7 @@ from erel_jax.profiling import PeakMeter, describe_environment, environment_reas
 from erel_jax.sharding import Step, compile_step
 
 BATCH = 256
-EPOCHS = 12
+EPOCHS = 8
 ENCODE_BATCH = 256
 HEADLINE = "recall@10"
 
@@ -42,6 +42,8 @@ def prepare(config: BenchConfig, messenger: Messenger) -> None:
     data = problem.data
     sizes = ", ".join(f"{name} {len(split)} images / {len(split.texts)} texts" for name, split in data.splits.items())
     messenger.note(f"data {data.name}: {sizes}")
+    if _batch_size(problem) < (config.batch_size or 0):
+        messenger.note(f"batches of {_batch_size(problem)}, since there are no more distinct training texts")
     dropped = {key: n for key, n in _dropped(problem).items() if n}
     if dropped:
         messenger.note(f"left out: {dropped}, listed in {config.out_folder / 'bad_records.jsonl'}")
@@ -97,7 +99,7 @@ def run_method(config: BenchConfig, name: str, seed: int, command: str, messenge
         query_seconds_p50=latency.p50,
         query_seconds_p99=latency.p99,
         bytes_per_item=float(vectors["test"].images.shape[1] * 4),
-        batch_size=(config.batch_size or BATCH) if trained is not None else None,
+        batch_size=_batch_size(problem) if trained is not None else None,
         dropped=_dropped(problem),
         notes=tuple(trained.notes) if trained is not None else (),
         unavailable={**unavailable, **environment_reasons(environment)},
@@ -183,10 +185,14 @@ class _Batches:
         self.stream.restore(state)
 
 
+def _batch_size(problem: Problem) -> int:
+    """Pairs per step; a batch holds each text once, so there cannot be more than texts."""
+    return min(problem.config.batch_size or BATCH, len(problem.split("train").texts))
+
+
 def _train(problem: Problem, adapted: Adapted, params: Any, feeds: Feeds, seed: int, messenger: Messenger) -> Trained:
     config = problem.config
-    texts = len(problem.split("train").texts)
-    batches = _Batches(problem, feeds, min(config.batch_size or BATCH, texts), seed)
+    batches = _Batches(problem, feeds, _batch_size(problem), seed)
 
     def loss_fn(params: Any, batch: Any, key: jax.Array):
         inputs = {name: batch[name] for name in ("image", "text")}

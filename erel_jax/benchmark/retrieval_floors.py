@@ -85,18 +85,23 @@ def _training_neighbors(problem: Problem, messenger: Messenger) -> tuple[np.ndar
 
     train, test = problem.split("train"), problem.split("test")
     vectorizer = TfidfVectorizer(max_features=4096)
-    train_texts: Any = vectorizer.fit_transform(train.texts)
+    try:
+        train_texts: Any = vectorizer.fit_transform(train.texts)
+    except ValueError:  # no text has a word of two letters: symbols and single letters are the words then
+        vectorizer = TfidfVectorizer(max_features=4096, token_pattern=r"\S")
+        train_texts = vectorizer.fit_transform(train.texts)
 
     def describe(texts: list[str]) -> np.ndarray:
         vectors: Any = vectorizer.transform(texts)
         return np.asarray(vectors.todense(), np.float32)
 
     known, parts = _pixels(train), []
+    neighbors = min(NEIGHBORS, len(train))
     for start in range(0, len(test), BLOCK):
         similar = _pixels(test, start, start + BLOCK) @ known.T
-        nearest = np.argpartition(-similar, NEIGHBORS, axis=1)[:, :NEIGHBORS]
+        nearest = np.argpartition(-similar, neighbors - 1, axis=1)[:, :neighbors]
         rows = train.text_of_image[nearest]
-        vectors = sum(np.asarray(train_texts[rows[:, n]].todense()) for n in range(NEIGHBORS))
+        vectors = sum(np.asarray(train_texts[rows[:, n]].todense()) for n in range(neighbors))
         parts.append(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
         messenger.progress("training neighbors", min(start + BLOCK, len(test)), len(test))
     return describe(test.texts), np.concatenate(parts).astype(np.float32), describe

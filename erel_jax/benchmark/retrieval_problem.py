@@ -71,16 +71,19 @@ def load_problem(config: BenchConfig, messenger: Messenger) -> Problem:
     cache = config.cache if config.cache is not None else cache_folder()
     data = load_data(config, cache)
     sources: dict[str, str | None] = {"text": config.text_encoder, "image": config.image_encoder}
-    if None in sources.values():
-        base = load_retrieval("glyphs", cache_dir=cache) if data.name != "glyphs" else data
-        folder = base_encoders(cache, base, messenger)
-        sources = {name: source or str(folder / name) for name, source in sources.items()}
     precision = precisions.named(config.precision)
+    # Those given come first: a wrong folder shows before minutes of training the default ones.
     towers = {
         name: load_encoder(source, modality=name, precision=precision)
         for name, source in sources.items()
         if source is not None
     }
+    if len(towers) < len(sources):
+        base = load_retrieval("glyphs", cache_dir=cache) if data.name != "glyphs" else data
+        folder = base_encoders(cache, base, messenger)
+        towers = {
+            name: towers.get(name) or load_encoder(folder / name, modality=name, precision=precision) for name in sources
+        }
     if towers["image"].image_processor is None:
         raise ConfigError(f"the image encoder {towers['image'].source} has no preprocessor_config.json; add it.")
     return Problem(config=config, cache=cache, data=data, towers=towers, tokens=_tokenize(towers["text"], data))

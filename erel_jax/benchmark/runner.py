@@ -7,8 +7,8 @@ run(config) ─ plan ─┬─ job done before? reuse its records
 
 import collections
 import os
+import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,14 +17,14 @@ from rich.console import Console
 from erel_jax.artifacts import RunLock, cache_folder, check_writable
 from erel_jax.benchmark.config import BenchConfig
 from erel_jax.benchmark.jobs import Job, job_fingerprint, job_folder, plan, read_result
-from erel_jax.benchmark.messages import parse
 from erel_jax.benchmark.methods import chosen_methods
 from erel_jax.benchmark.progress import RunProgress
 from erel_jax.benchmark.record import Record, write_records
 from erel_jax.benchmark.report import print_table, write_report
 from erel_jax.benchmark.report.gallery import GalleryQuery
 from erel_jax.benchmark.summary import fill_scores
-from erel_jax.errors import ConfigError, ErelError
+from erel_jax.benchmark.worker_process import WorkerSignals, run_worker
+from erel_jax.errors import ConfigError, DataError, ErelError
 
 _ERRORS = {cls.exit_code: cls for cls in reversed(ErelError.__subclasses__())}
 
@@ -46,17 +46,21 @@ def run(config: BenchConfig, command: str, console: Console) -> list[Record]:
     methods = chosen_methods(config)
     out = config.out_folder
     check_writable(out)
+    check_writable(_cache(config), "--cache")
     _check_inputs(config)
     jobs = plan(config, methods)
     records: list[Record] = []
     galleries: dict[str, list[GalleryQuery]] = {}
-    with RunLock(out), RunProgress(console, [job.name for job in jobs]) as progress:
+    with RunLock(out), WorkerSignals() as signals, RunProgress(console, [job.name for job in jobs]) as progress:
+        if config.fresh:
+            shutil.rmtree(out / "checkpoints", ignore_errors=True)
         progress.note(f"{config.task} on {config.data_name}: {len(methods)} methods × {config.seeds} seed(s) → {out}")
         for job in jobs:
             result = None if config.fresh else read_result(config, job)
             if result is None:
                 progress.start(job.name)
-                _run_worker(config, job, command, progress)
+                signals.check("the run")
+                _run_job(config, job, command, progress, signals)
                 result = read_result(config, job)
                 if result is None:
                     raise ErelError(f"job {job.name} ended without a whole result in {job_folder(config, job)}.")
@@ -75,19 +79,41 @@ def run(config: BenchConfig, command: str, console: Console) -> list[Record]:
         "Next: add --seeds 3 for spread, --methods to choose, or --data/--text-encoder/--image-encoder for your own.",
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )
     return records
 
 
 def _check_inputs(config: BenchConfig) -> None:
+    """Refuses what cannot work before a worker is started; the rest shows in the job `prepare`."""
     for name in ("items", "images"):
         path: Path | None = getattr(config, name)
         if path is not None and not path.exists():
-            raise ConfigError(f"--{name} got {path}, which does not exist.")
+            raise DataError(f"--{name} got {path}, which does not exist. Check the path.")
+    if config.task == "retrieval":
+        from erel_jax.data.retrieval_sources import find_source
+
+        # Pictures of the builders are hashed whole there, which the worker does.
+        if config.data not in ("openmoji", "fashion"):
+            find_source(config.data or "glyphs", config.images, config.items)
+        return
+    data = Path(config.data or "")
+    if not data.is_file():
+        what = "is a folder" if data.is_dir() else "does not exist"
+        raise DataError(f"--data got {data}, which {what}. Expected a TSV of `user<TAB>item item …` or an .npz file.")
+    if config.text_encoder is None and config.image_encoder is None:
+        raise ConfigError(
+            "--task recommendation needs something to adapt: --text-encoder with --items, or --image-encoder with "
+            "--images, or both."
+        )
+
+
+def _cache(config: BenchConfig) -> Path:
+    return config.cache if config.cache is not None else cache_folder()
 
 
 def _environment(config: BenchConfig) -> dict[str, str]:
-    cache = config.cache if config.cache is not None else cache_folder()
+    cache = _cache(config)
     (cache / "xla").mkdir(parents=True, exist_ok=True)
     defaults = {
         "JAX_COMPILATION_CACHE_DIR": str(cache / "xla"),
@@ -101,29 +127,23 @@ def _environment(config: BenchConfig) -> dict[str, str]:
     return {**defaults, **os.environ}
 
 
-def _run_worker(config: BenchConfig, job: Job, command: str, progress: RunProgress) -> None:
+def _run_job(config: BenchConfig, job: Job, command: str, progress: RunProgress, signals: WorkerSignals) -> None:
     fingerprint = job_fingerprint(config, job)
     arguments = [config.to_json(), job.kind, job.method, str(job.seed), fingerprint, command]
     logs = config.out_folder / "logs"
     logs.mkdir(exist_ok=True)
     log = logs / f"{job.name}.log"
-    error: dict = {}
     with open(log, "wb") as stream:
-        process = subprocess.Popen(
+        code, error = run_worker(
             [sys.executable, "-m", "erel_jax.benchmark.worker", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=stream,
-            text=True,
-            env=_environment(config),
+            _environment(config),
+            stream,
+            signals,
+            lambda message: progress.show(job.name, message),
         )
-        with _forwarded_signals(process):
-            assert process.stdout is not None
-            for line in process.stdout:
-                message = parse(line)
-                error = message if "error" in message else error
-                progress.show(job.name, message)
-            code = process.wait()
     if code != 0:
+        if "error" not in error:
+            signals.check(f"job {job.name}")
         raise _worker_error(job, code, error, log)
 
 
@@ -138,23 +158,3 @@ def _worker_error(job: Job, code: int, message: dict, log: Path) -> ErelError:
         reason, hint = f"failed with exit code {code}", ""
     last = " | ".join(line.strip() for line in tail if line.strip())
     return ErelError(f"job {job.name} {reason}.{hint} Its last words: {last or 'none'}. The whole log: {log}.")
-
-
-class _forwarded_signals:
-    """Passes SIGTERM and SIGUSR1 on to a worker, which saves and ends with exit code 75."""
-
-    def __init__(self, process: subprocess.Popen):
-        self.process = process
-        self.old: dict[int, object] = {}
-
-    def __enter__(self):
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            self.old[number] = signal.signal(number, lambda n, _: self.process.send_signal(n))
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self.old.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait()

@@ -8,6 +8,7 @@ what ran.
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +17,13 @@ import jax
 import numpy as np
 
 from erel_jax import module, tree
-from erel_jax.artifacts import ArtifactDir, verify_manifest
+from erel_jax.artifacts import ArtifactDir, verify_manifest, write_text_atomic
 from erel_jax.benchmark.messages import Messenger
-from erel_jax.errors import CheckpointError
+from erel_jax.errors import CheckpointError, PreemptedError
 from erel_jax.profiling import EnergyMeter, PeakMeter, compiled_bytes, count_flops
 from erel_jax.training import Checkpoints, StopFlag, adam, fit, new_state, train_step
 
-BEST = "best"
+BEST, SPENT = "best", "spent.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,6 +111,8 @@ def train(training: Training, messenger: Messenger) -> Trained:
         training.batches.restore(restored.stream_state)
         messenger.note(f"resumed at step {restored.step} of {training.steps}")
     run = _Epochs(training, messenger, step, frozen, checkpoints)
+    if restored is not None:
+        run.go_on_from(restored.step)
     with StopFlag() as stop, EnergyMeter() as energy:
         peak = PeakMeter()
         state = run.go(state, stop)
@@ -169,18 +172,34 @@ class _Epochs:
         self.steps_taken = done
         return state
 
+    def go_on_from(self, step: int) -> None:
+        """Counts the seconds that an interrupted run spent, so that resuming does not make a method look cheap."""
+        try:
+            spent = float(json.loads((self.training.folder / SPENT).read_bytes())["train_seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            self.notes.append(f"resumed at step {step}; the seconds, losses and energy before it are not counted")
+            return
+        self.train_seconds = spent
+        self.notes.append(f"resumed at step {step}; seconds include the {spent:.1f} s before it, losses and energy not")
+
     def _fit(self, state: Any, until: int, stop: StopFlag) -> Any:
         plan = self.training
-        result = fit(
-            self.step,
-            state,
-            self.frozen,
-            plan.batches,
-            steps=until,
-            checkpoint=self.checkpoints,
-            stop=stop,
-            on_progress=lambda p: self.messenger.progress("training", p.step, plan.steps),
-        )
+        begun = time.perf_counter()
+        try:
+            result = fit(
+                self.step,
+                state,
+                self.frozen,
+                plan.batches,
+                steps=until,
+                checkpoint=self.checkpoints,
+                stop=stop,
+                on_progress=lambda p: self.messenger.progress("training", p.step, plan.steps),
+            )
+        except PreemptedError:
+            spent = {"train_seconds": self.train_seconds + time.perf_counter() - begun}
+            write_text_atomic(plan.folder / SPENT, json.dumps(spent) + "\n")
+            raise
         self.losses += result.losses
         self.step_seconds += result.step_seconds
         self.train_seconds += result.train_seconds - result.checkpoint_seconds

@@ -27,6 +27,10 @@ def main(arguments: list[str]) -> int:
             traceback.print_exc()
         messenger.error(str(error), error.exit_code)
         return error.exit_code
+    except OSError as error:  # most often a full disk
+        traceback.print_exc()
+        messenger.error(f"job {job.name}: {error}", ErelError.exit_code)
+        return ErelError.exit_code
     return 0
 
 
