@@ -5,15 +5,16 @@ per text comes from the first token (`pooling="cls"`), from BERT's own tanh pool
 real tokens (`"mean"`, as sentence encoders are trained).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from erel_jax.encoders.encoded import Encoded, Encoder
-from erel_jax.encoders.states import check_text_inputs, run_states, stored
+from erel_jax.encoders.encoded import Encoder
+from erel_jax.encoders.states import check_text_inputs
+from erel_jax.encoders.tower import Entry, tower
 from erel_jax.errors import ConfigError, suggest
 from erel_jax.layers import (
     FLOAT32,
@@ -27,7 +28,7 @@ from erel_jax.layers import (
     masked_mean,
     stack_spec,
 )
-from erel_jax.module import Module, ParamSpec, normal, zeros
+from erel_jax.module import ParamSpec, normal, zeros
 
 POOLINGS = ("cls", "pooler", "mean")
 
@@ -108,57 +109,29 @@ def bert(config: BertConfig, precision: Precision = FLOAT32, *, remat: bool = Fa
     Numerics: norms, softmax and activations run in float32; padding never changes the states of real tokens.
     """
 
-    def apply(
-        params: Any,
-        inputs: Mapping[str, jax.Array],
-        *,
-        taps: Sequence[int] | None = None,
-        embedding: bool = True,
-        tokens: bool = False,
-        hidden_states: bool = False,
-        key: jax.Array | None = None,
-        train: bool = False,
-    ) -> Encoded:
+    def enter(params: Any, inputs: Mapping[str, jax.Array]) -> Entry:
         ids, mask = check_text_inputs(inputs, config.max_positions)
 
         def pool(state: jax.Array) -> jax.Array:
             return masked_mean(state, mask) if config.pooling == "mean" else first_token(state)
 
-        states = run_states(
-            config.block,
-            precision,
-            params["layers"],
-            _embed(config, precision, params["embeddings"], ids),
-            mask[:, None, None, :],
-            layers=config.layers,
-            pool=pool,
-            taps=taps,
-            last=embedding or tokens,
-            hidden_states=hidden_states,
-            remat=remat,
-        )
-        pooled = None
-        if embedding:
-            pooled = pool(states.last)
-            if config.pooling == "pooler":
-                pooler = params["pooler"]
-                pooled = jnp.tanh(dense(pooled, pooler["kernel"], pooler["bias"], precision))
-            pooled = pooled.astype(jnp.float32)
-        return Encoded(
-            embedding=pooled,
-            tokens=states.last.astype(jnp.float32) if tokens else None,
-            mask=mask if tokens else None,
-            taps=states.taps,
-            hidden_states=states.hidden_states,
-        )
+        return Entry(_embed(config, precision, params["embeddings"], ids), mask[:, None, None, :], pool, mask)
 
-    return Encoder(
-        module=Module(stored(_spec(config), precision), apply),
+    def head(params: Any, pooled: jax.Array) -> jax.Array:
+        if config.pooling != "pooler":
+            return pooled
+        return jnp.tanh(dense(pooled, params["pooler"]["kernel"], params["pooler"]["bias"], precision))
+
+    return tower(
         modality="text",
         config=config,
-        layers=config.layers,
-        width=config.width,
+        spec=_spec(config),
+        precision=precision,
+        enter=enter,
+        head=head,
+        top=lambda params, state: state,
         embedding_width=config.width,
+        remat=remat,
     )
 
 

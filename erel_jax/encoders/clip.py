@@ -5,15 +5,16 @@ its patch embedding before the first layer and reads the class token. A projecti
 shared space; a tower saved without its projection has `projection=None` and returns the pooled state.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from erel_jax.encoders.encoded import Encoded, Encoder
-from erel_jax.encoders.states import check_pixels, check_text_inputs, run_states, stored
+from erel_jax.encoders.encoded import Encoder
+from erel_jax.encoders.states import check_pixels, check_text_inputs
+from erel_jax.encoders.tower import Entry, tower
 from erel_jax.encoders.vit import check_patches, embed_image, image_embeddings_spec
 from erel_jax.errors import ConfigError
 from erel_jax.layers import (
@@ -28,7 +29,7 @@ from erel_jax.layers import (
     stack_spec,
     token_at,
 )
-from erel_jax.module import Module, ParamSpec, normal
+from erel_jax.module import ParamSpec, normal
 
 LEGACY_EOS = 2
 
@@ -160,46 +161,17 @@ def clip_text(config: ClipTextConfig, precision: Precision = FLOAT32, *, remat: 
         of the final norm. A row without an end-of-text token is read at its last real token.
     """
 
-    def apply(
-        params: Any,
-        inputs: Mapping[str, jax.Array],
-        *,
-        taps: Sequence[int] | None = None,
-        embedding: bool = True,
-        tokens: bool = False,
-        hidden_states: bool = False,
-        key: jax.Array | None = None,
-        train: bool = False,
-    ) -> Encoded:
+    def enter(params: Any, inputs: Mapping[str, jax.Array]) -> Entry:
         ids, mask = check_text_inputs(inputs, config.max_positions)
         ends = end_positions(ids, mask, config.eos_id)
-        table = params["embeddings"]["token"]["table"]
-        positions = params["embeddings"]["position"]["table"][: ids.shape[1]].astype(precision.accumulate)
-        states = run_states(
-            config.block,
-            precision,
-            params["layers"],
-            embed_tokens(table, ids).astype(precision.accumulate) + positions[None],
-            mask[:, None, None, :] & jnp.tri(ids.shape[1], dtype=bool)[None, None],
-            layers=config.layers,
-            pool=lambda state: token_at(state, ends),
-            taps=taps,
-            last=embedding or tokens,
-            hidden_states=hidden_states,
-            remat=remat,
-        )
-        normalized = layer_norm(params["final_norm"], states.last, config.eps) if tokens else None
-        pooled = None
-        if embedding:
-            at_end = token_at(states.last, ends)
-            pooled = _project(params, layer_norm(params["final_norm"], at_end, config.eps), precision)
-        return Encoded(
-            embedding=pooled,
-            tokens=None if normalized is None else normalized.astype(jnp.float32),
-            mask=mask if tokens else None,
-            taps=states.taps,
-            hidden_states=states.hidden_states,
-        )
+        embeddings = params["embeddings"]
+        positions = embeddings["position"]["table"][: ids.shape[1]].astype(precision.accumulate)
+        x = embed_tokens(embeddings["token"]["table"], ids).astype(precision.accumulate) + positions[None]
+        visible = mask[:, None, None, :] & jnp.tri(ids.shape[1], dtype=bool)[None, None]
+        return Entry(x, visible, lambda state: token_at(state, ends), mask)
+
+    def top(params: Any, state: jax.Array) -> jax.Array:
+        return layer_norm(params["final_norm"], state, config.eps)
 
     spec = {
         "embeddings": {
@@ -210,7 +182,17 @@ def clip_text(config: ClipTextConfig, precision: Precision = FLOAT32, *, remat: 
         "final_norm": layer_norm_spec(config.width),
         **_projection_spec(config),
     }
-    return _tower("text", config, spec, apply, precision)
+    return tower(
+        modality="text",
+        config=config,
+        spec=spec,
+        precision=precision,
+        enter=enter,
+        head=lambda params, pooled: _project(params, top(params, pooled), precision),
+        top=top,
+        embedding_width=config.projection or config.width,
+        remat=remat,
+    )
 
 
 def clip_vision(config: ClipVisionConfig, precision: Precision = FLOAT32, *, remat: bool = False) -> Encoder:
@@ -226,52 +208,31 @@ def clip_vision(config: ClipVisionConfig, precision: Precision = FLOAT32, *, rem
         the residual stream; `tokens` is the residual stream after the last layer, which CLIP does not normalize.
     """
 
-    def apply(
-        params: Any,
-        inputs: Mapping[str, jax.Array],
-        *,
-        taps: Sequence[int] | None = None,
-        embedding: bool = True,
-        tokens: bool = False,
-        hidden_states: bool = False,
-        key: jax.Array | None = None,
-        train: bool = False,
-    ) -> Encoded:
+    def enter(params: Any, inputs: Mapping[str, jax.Array]) -> Entry:
         pixels = check_pixels(inputs, config.image_size, config.channels)
         embedded = embed_image(params["embeddings"], pixels, config.patch, precision)
-        states = run_states(
-            config.block,
-            precision,
-            params["layers"],
-            layer_norm(params["embeddings"]["norm"], embedded, config.eps),
-            None,
-            layers=config.layers,
-            pool=first_token,
-            taps=taps,
-            last=embedding or tokens,
-            hidden_states=hidden_states,
-            remat=remat,
-        )
-        pooled = None
-        if embedding:
-            normalized = layer_norm(params["final_norm"], first_token(states.last), config.eps)
-            pooled = _project(params, normalized, precision)
-        return Encoded(
-            embedding=pooled,
-            tokens=states.last.astype(jnp.float32) if tokens else None,
-            mask=None,
-            taps=states.taps,
-            hidden_states=states.hidden_states,
-        )
+        return Entry(layer_norm(params["embeddings"]["norm"], embedded, config.eps), None, first_token, None)
+
+    def head(params: Any, pooled: jax.Array) -> jax.Array:
+        return _project(params, layer_norm(params["final_norm"], pooled, config.eps), precision)
 
     embeddings = image_embeddings_spec(config.patch, config.channels, config.patches, config.width, bias=False)
-    spec = {
-        "embeddings": {**embeddings, "norm": layer_norm_spec(config.width)},
-        "layers": stack_spec(config.block, config.layers),
-        "final_norm": layer_norm_spec(config.width),
-        **_projection_spec(config),
-    }
-    return _tower("image", config, spec, apply, precision)
+    return tower(
+        modality="image",
+        config=config,
+        spec={
+            "embeddings": {**embeddings, "norm": layer_norm_spec(config.width)},
+            "layers": stack_spec(config.block, config.layers),
+            "final_norm": layer_norm_spec(config.width),
+            **_projection_spec(config),
+        },
+        precision=precision,
+        enter=enter,
+        head=head,
+        top=lambda params, state: state,
+        embedding_width=config.projection or config.width,
+        remat=remat,
+    )
 
 
 def end_positions(ids: jax.Array, mask: jax.Array, eos_id: int) -> jax.Array:
@@ -301,17 +262,6 @@ def _projection_spec(config: ClipTextConfig | ClipVisionConfig) -> dict[str, Any
 
 
 def _project(params: Any, pooled: jax.Array, precision: Precision) -> jax.Array:
-    if "projection" in params:
-        pooled = dense(pooled, params["projection"]["kernel"], None, precision)
-    return pooled.astype(jnp.float32)
-
-
-def _tower(modality: str, config: Any, spec: Any, apply: Any, precision: Precision) -> Encoder:
-    return Encoder(
-        module=Module(stored(spec, precision), apply),
-        modality=modality,
-        config=config,
-        layers=config.layers,
-        width=config.width,
-        embedding_width=config.projection or config.width,
-    )
+    if "projection" not in params:
+        return pooled
+    return dense(pooled, params["projection"]["kernel"], None, precision)

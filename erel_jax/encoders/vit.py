@@ -5,15 +5,16 @@ layer k, before the final norm. The embedding is the class token of the final no
 ViT-B/16 has 85,798,656 parameters.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from erel_jax.encoders.encoded import Encoded, Encoder
-from erel_jax.encoders.states import check_pixels, run_states, stored
+from erel_jax.encoders.encoded import Encoder
+from erel_jax.encoders.states import check_pixels
+from erel_jax.encoders.tower import Entry, tower
 from erel_jax.errors import ConfigError
 from erel_jax.layers import (
     FLOAT32,
@@ -25,7 +26,7 @@ from erel_jax.layers import (
     layer_norm_spec,
     stack_spec,
 )
-from erel_jax.module import Module, ParamSpec, normal, zeros
+from erel_jax.module import ParamSpec, normal, zeros
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,53 +108,27 @@ def vit(config: VitConfig, precision: Precision = FLOAT32, *, remat: bool = Fals
     Numerics: norms, softmax and activations run in float32; the residual stream is `precision.accumulate`.
     """
 
-    def apply(
-        params: Any,
-        inputs: Mapping[str, jax.Array],
-        *,
-        taps: Sequence[int] | None = None,
-        embedding: bool = True,
-        tokens: bool = False,
-        hidden_states: bool = False,
-        key: jax.Array | None = None,
-        train: bool = False,
-    ) -> Encoded:
+    def enter(params: Any, inputs: Mapping[str, jax.Array]) -> Entry:
         pixels = check_pixels(inputs, config.image_size, config.channels)
-        states = run_states(
-            config.block,
-            precision,
-            params["layers"],
-            embed_image(params["embeddings"], pixels, config.patch, precision),
-            None,
-            layers=config.layers,
-            pool=first_token,
-            taps=taps,
-            last=embedding or tokens,
-            hidden_states=hidden_states,
-            remat=remat,
-        )
-        pooled = normalized = None
-        if tokens:
-            normalized = layer_norm(params["final_norm"], states.last, config.eps).astype(jnp.float32)
-            pooled = normalized[:, 0] if embedding else None
-        elif embedding:
-            pooled = layer_norm(params["final_norm"], first_token(states.last), config.eps).astype(jnp.float32)
-        return Encoded(
-            embedding=pooled, tokens=normalized, mask=None, taps=states.taps, hidden_states=states.hidden_states
-        )
+        return Entry(embed_image(params["embeddings"], pixels, config.patch, precision), None, first_token, None)
 
-    spec = {
-        "embeddings": image_embeddings_spec(config.patch, config.channels, config.patches, config.width, bias=True),
-        "layers": stack_spec(config.block, config.layers),
-        "final_norm": layer_norm_spec(config.width),
-    }
-    return Encoder(
-        module=Module(stored(spec, precision), apply),
+    def normalize(params: Any, state: jax.Array) -> jax.Array:
+        return layer_norm(params["final_norm"], state, config.eps)
+
+    return tower(
         modality="image",
         config=config,
-        layers=config.layers,
-        width=config.width,
+        spec={
+            "embeddings": image_embeddings_spec(config.patch, config.channels, config.patches, config.width, bias=True),
+            "layers": stack_spec(config.block, config.layers),
+            "final_norm": layer_norm_spec(config.width),
+        },
+        precision=precision,
+        enter=enter,
+        head=normalize,
+        top=normalize,
         embedding_width=config.width,
+        remat=remat,
     )
 
 

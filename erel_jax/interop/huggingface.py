@@ -1,7 +1,7 @@
 """Encoders from Hugging Face folders: architecture, weights, tokenizer and image processor in one call.
 
     loaded = load_encoder("sentence-transformers/all-MiniLM-L6-v2")
-    inputs = loaded.tokenizer.encode(["a red shoe"], max_length=32)
+    inputs = loaded.text_inputs(["a red shoe"], max_length=32)
     vectors = loaded.encoder.module.apply(loaded.params, inputs).embedding
 
 Nothing from the folder is executed: weights are read from safetensors alone, code of the repository is refused.
@@ -10,8 +10,11 @@ Nothing from the folder is executed: weights are read from safetensors alone, co
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from erel_jax.encoders import ENCODERS, Encoder
 from erel_jax.errors import CheckpointError, ConfigError
@@ -49,6 +52,43 @@ class Loaded:
     source: str
     revision: str | None
     fingerprint: str
+
+    def text_inputs(
+        self, texts: Sequence[str], max_length: int | None = None, buckets: Sequence[int] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Inputs of a text encoder, see `TextTokenizer.encode`.
+
+        Returns:
+            `{"ids": int32[N, L], "mask": bool[N, L]}` on the host.
+
+        Raises:
+            ConfigError: this is no text encoder, or its folder has no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise ConfigError(
+                f"{self.source} gives {self.encoder.modality} states and came without a tokenizer. For texts, load a "
+                "text encoder whose folder has tokenizer.json."
+            )
+        return self.tokenizer.encode(texts, max_length, buckets)
+
+    def image_inputs(self, images: np.ndarray | Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Inputs of an image encoder, see `ImageProcessor.process`.
+
+        Args:
+            images: uint8[N, H, W, 3], or N arrays uint8[H, W, 3] of any sizes.
+
+        Returns:
+            `{"pixels": float32[N, h, w, 3]}` on the host.
+
+        Raises:
+            ConfigError: this is no image encoder, or its folder has no settings for images.
+        """
+        if self.image_processor is None:
+            raise ConfigError(
+                f"{self.source} gives {self.encoder.modality} states and came without image settings. For pictures, "
+                "load an image encoder whose folder has preprocessor_config.json."
+            )
+        return {"pixels": self.image_processor.process(images)}
 
 
 def load_encoder(

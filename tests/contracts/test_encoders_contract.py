@@ -62,7 +62,7 @@ def row(inputs, i):
     return {name: value[i : i + 1] for name, value in inputs.items()}
 
 
-def close(got, expected, tolerance=1e-5):
+def expect_close(got, expected, tolerance=1e-5):
     for path, leaf in tree.paths(expected).items():
         np.testing.assert_allclose(tree.paths(got)[path], leaf, rtol=tolerance, atol=tolerance, err_msg=path)
 
@@ -79,7 +79,7 @@ def test_spec_tree_is_params_tree_and_jit_is_eager(built, name):
     inputs = example(encoder, rows=2)
     eager = encoder.module.apply(params, inputs)
     jitted = jax.jit(encoder.module.apply)(params, inputs)
-    close(jitted, eager, 1e-6)
+    expect_close(jitted, eager, 1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -117,9 +117,9 @@ def test_a_row_does_not_depend_on_its_batch(built, name):
     together = encode(params, inputs)
     for i in range(4):
         alone = encode(params, row(inputs, i))
-        close(alone, jax.tree.map(lambda x, i=i: x[i : i + 1], together), 1e-6)
+        expect_close(alone, jax.tree.map(lambda x, i=i: x[i : i + 1], together), 1e-6)
     mapped = jax.jit(jax.vmap(lambda one: encode(params, jax.tree.map(lambda x: x[None], one))))(inputs)
-    close(jax.tree.map(lambda x: x[:, 0], mapped), together, 1e-6)
+    expect_close(jax.tree.map(lambda x: x[:, 0], mapped), together, 1e-6)
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if ENCODERS[n].build(ENCODERS[n].config.tiny()).modality == "text"])
@@ -133,7 +133,7 @@ def test_padding_changes_nothing(built, name):
             "ids": np.pad(np.where(inputs["mask"], inputs["ids"], filler), ((0, 0), (0, 8)), constant_values=filler),
             "mask": np.pad(inputs["mask"], ((0, 0), (0, 8))),
         }
-        close(encode(params, longer), short, 1e-6)
+        expect_close(encode(params, longer), short, 1e-6)
     empty = {"ids": inputs["ids"], "mask": np.zeros_like(inputs["mask"])}
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(encode(params, empty)))
 
@@ -146,7 +146,7 @@ def test_layers_above_the_highest_tap_cost_nothing(built, name):
     def flops(**options):
         with unrolled():
             fresh = jax.jit(lambda p, i: encoder.module.apply(p, i, **options))
-            return fresh.lower(abstract(encoder.module.spec), inputs).cost_analysis()["flops"]
+            return (fresh.lower(abstract(encoder.module.spec), inputs).cost_analysis() or {})["flops"]
 
     costs = [flops(taps=(k,), embedding=False) for k in range(encoder.layers + 1)]
     per_layer = np.diff(costs)
@@ -193,7 +193,7 @@ def test_recomputed_layers_give_the_same_gradients(built, reference):
     again = ENCODERS["vit"].build(encoder.config, remat=True)
     remade = jax.jit(partial(step, apply=again.module.apply))
     assert remade.lower(params, inputs).as_text().count("optimization_barrier") > 0
-    close(remade(params, inputs), expected, 1e-6)
+    expect_close(remade(params, inputs), expected, 1e-6)
 
 
 @pytest.mark.parametrize("rules", ["replicated", "fsdp", "tensor"])
@@ -211,7 +211,7 @@ def test_sharded_equals_unsharded(built, reference, name, rules):
     sharded(placed, batch)
     assert sharded.compilations == 1
     expected = compile_step(step)(params, inputs) if expected is None else expected
-    close(jax.device_get(got), jax.device_get(expected), 1e-5)
+    expect_close(jax.device_get(got), jax.device_get(expected), 1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,6 +10,7 @@ configuration, the weights under their original names, inputs and all outputs, s
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ SENTENCES = [
 ]
 
 
-def randomize(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+def randomize(model: Any, seed: int) -> Any:
     """Weights of a size at which activations, norms and attention are far from their linear range."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -36,19 +37,21 @@ def randomize(model: torch.nn.Module, seed: int) -> torch.nn.Module:
             noise = torch.randn(weight.shape, generator=generator)
             is_scale = weight.ndim == 1 and name.endswith("weight")
             weight.copy_(1.0 + 0.2 * noise if is_scale else 0.3 * noise)
+    model.set_attn_implementation("eager")
     return model.eval()
 
 
-def store(name: str, model: torch.nn.Module, **arrays) -> None:
+def store(name: str, model: Any, **arrays: Any) -> None:
     """Writes one golden file."""
     config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
     for key in ("text_config", "vision_config"):
         if key in config:
             config[key] = dict(config[key])
-    weights = {f"weights/{key}": value.numpy() for key, value in model.state_dict().items()}
+    weights: dict[str, Any] = {f"weights/{key}": value.numpy() for key, value in model.state_dict().items()}
     plain = {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in arrays.items()}
     path = HERE / f"{name}.npz"
-    np.savez_compressed(path, config=json.dumps(config, default=str), **weights, **plain)
+    contents: dict[str, Any] = {"config": json.dumps(config, default=str), **weights, **plain}
+    np.savez_compressed(path, **contents)
     print(f"{path.name}: {path.stat().st_size} bytes")
 
 
@@ -69,7 +72,7 @@ def make_bert() -> None:
     """BERT with three segment types and odd widths."""
     config = transformers.BertConfig(
         vocab_size=67, hidden_size=20, num_hidden_layers=3, num_attention_heads=5, intermediate_size=28,
-        max_position_embeddings=19, type_vocab_size=3, attn_implementation="eager",
+        max_position_embeddings=19, type_vocab_size=3,
     )  # fmt: skip
     model = randomize(transformers.BertModel(config), 1)
     ids, mask = texts(67, [11, 1, 7, 4], 2)
@@ -85,7 +88,6 @@ def make_vit() -> None:
     """ViT on 3 × 3 patches, without a pooler."""
     config = transformers.ViTConfig(
         hidden_size=18, num_hidden_layers=3, num_attention_heads=3, intermediate_size=26, image_size=15, patch_size=5,
-        attn_implementation="eager",
     )  # fmt: skip
     model = randomize(transformers.ViTModel(config, add_pooling_layer=False), 3)
     pixels = torch.randn(3, 3, 15, 15, generator=torch.Generator().manual_seed(4))
@@ -96,7 +98,7 @@ def make_vit() -> None:
     )  # fmt: skip
 
 
-def rename_vit(model: torch.nn.Module) -> torch.nn.Module:
+def rename_vit(model: Any) -> Any:
     """The same model whose `state_dict` has the names that checkpoints on disk have."""
     import tempfile
 
@@ -121,7 +123,7 @@ def make_clip() -> None:
             hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24,
             image_size=14, patch_size=7,
         ),
-        projection_dim=10, attn_implementation="eager",
+        projection_dim=10,
     )  # fmt: skip
     model = randomize(transformers.CLIPModel(config), 5)
     ids, mask = texts(60, [9, 2, 6], 6, end=59)

@@ -111,7 +111,7 @@ def test_minilm_sentences(minilm_folder):
     with np.load(HERE / "minilm.npz", allow_pickle=False) as file:
         sentences, expected = [str(s) for s in file["sentences"]], file["embeddings"]
     loaded = load_encoder(minilm_folder)
-    inputs = loaded.tokenizer.encode(sentences, buckets=(64, 256))
+    inputs = loaded.text_inputs(sentences, buckets=(64, 256))
     with jax.default_matmul_precision("highest"):
         ours = np.asarray(jax.jit(loaded.encoder.module.apply)(loaded.params, inputs).embedding)
     cosine = (ours * expected).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(expected, axis=1)

@@ -13,6 +13,7 @@ from erel_jax.errors import CheckpointError, ConfigError
 from erel_jax.interop.export import save_encoder
 from erel_jax.interop.huggingface import load_encoder
 from erel_jax.interop.image_processor import vit_settings
+from erel_jax.interop.tokenizer import read_tokenizer
 from erel_jax.layers import Precision
 
 CONFIGS = [
@@ -49,12 +50,13 @@ def test_round_trip(config, tmp_path):
 
 def test_preprocessing_travels_with_the_weights(tmp_path, bert_folder):
     encoder, params = made(BertConfig.tiny("mean"))
-    tokenizer = load_encoder(bert_folder[0]).tokenizer
+    tokenizer = read_tokenizer(bert_folder[0], max_positions=24, vocabulary=64)
+    assert tokenizer is not None
     loaded = load_encoder(save_encoder(tmp_path / "text", encoder, params, tokenizer_json=tokenizer.to_json()))
-    np.testing.assert_array_equal(loaded.tokenizer.encode(["red shoes"])["ids"], tokenizer.encode(["red shoes"])["ids"])
+    np.testing.assert_array_equal(loaded.text_inputs(["red shoes"])["ids"], tokenizer.encode(["red shoes"])["ids"])
     encoder, params = made(VitConfig.tiny())
     loaded = load_encoder(save_encoder(tmp_path / "image", encoder, params, preprocessor=vit_settings(12)))
-    assert loaded.image_processor.output_size == (12, 12)
+    assert loaded.image_inputs(np.zeros((1, 5, 6, 3), np.uint8))["pixels"].shape == (1, 12, 12, 3)
 
 
 def test_bfloat16_parameters_are_stored_as_they_are(tmp_path):

@@ -33,7 +33,7 @@ def test_a_bert_folder(bert_folder):
     assert (loaded.source, loaded.revision, loaded.image_processor) == (str(folder), None, None)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(loaded.params))
     expect_same(loaded.params, params)
-    inputs = loaded.tokenizer.encode(["red shoes"], max_length=6)
+    inputs = loaded.text_inputs(["red shoes"], max_length=6)
     np.testing.assert_allclose(
         jax.jit(loaded.encoder.module.apply)(loaded.params, inputs).embedding,
         jax.jit(encoder.module.apply)(params, inputs).embedding,
@@ -50,8 +50,12 @@ def test_both_clip_towers(clip_folder):
         for loaded in (found[modality], load_encoder(folder, modality=modality)):
             assert loaded.encoder.config == encoder.config
             expect_same(loaded.params, params)
-    assert found["image"].image_processor.output_size == (12, 12)
-    assert found["text"].image_processor is None
+    assert found["image"].image_inputs(np.zeros((2, 20, 30, 3), np.uint8))["pixels"].shape == (2, 12, 12, 3)
+    with pytest.raises(ConfigError, match=r"text states.*preprocessor_config"):
+        found["text"].image_inputs([])
+    for loaded in found.values():
+        with pytest.raises(ConfigError, match=r"states.*tokenizer\.json"):
+            loaded.text_inputs(["no tokenizer in this folder"])
     assert found["text"].fingerprint != found["image"].fingerprint
     with pytest.raises(ConfigError, match="modality='text' or 'image'"):
         load_encoder(folder)
@@ -173,5 +177,6 @@ def test_a_config_of_another_size_is_one_report(bert_folder):
 def test_the_real_minilm_folder(minilm_folder):
     loaded = load_encoder(minilm_folder)
     config = loaded.encoder.config
-    assert (config.pooling, config.layers, config.width, loaded.tokenizer.max_length) == ("mean", 6, 384, 256)
+    assert (config.pooling, config.layers, config.width) == ("mean", 6, 384)
+    assert loaded.text_inputs(["a"])["ids"].shape == (1, 256)
     assert loaded.fingerprint == load_encoder(minilm_folder).fingerprint

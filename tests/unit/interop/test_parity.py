@@ -161,9 +161,7 @@ def test_minilm_sentences(minilm_folder):
     expected = ((states * weights).sum(1) / weights.sum(1)).numpy()
     loaded = load_encoder(minilm_folder)
     got = np.asarray(
-        jax.jit(loaded.encoder.module.apply)(
-            loaded.params, loaded.tokenizer.encode(sentences, max_length=128)
-        ).embedding
+        jax.jit(loaded.encoder.module.apply)(loaded.params, loaded.text_inputs(sentences, max_length=128)).embedding
     )
     cosine = (got * expected).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(expected, axis=1)
     assert cosine.min() >= 0.9999

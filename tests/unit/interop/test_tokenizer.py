@@ -1,6 +1,7 @@
 """Texts to ids: lengths, buckets, counts, and files that do not belong to the encoder."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ def folder(bert_folder):
     return bert_folder[0]
 
 
-def read(folder, **options):
+def read(folder, **options) -> Any:
     return read_tokenizer(folder, **{"max_positions": 24, "vocabulary": 64, **options})
 
 

@@ -1,0 +1,93 @@
+"""What all encoders share: one `apply` around an architecture's own way in and way out.
+
+An architecture says how inputs become state 0, how a state becomes one vector, and how its top is read; `tower` makes
+an `Encoder` of that, with every option of the contract in one place.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from erel_jax.encoders.encoded import Encoded, Encoder
+from erel_jax.encoders.states import Pool, run_states, stored
+from erel_jax.layers import Precision
+from erel_jax.module import Module
+
+
+class Entry(NamedTuple):
+    """How one batch enters the stack.
+
+    Attributes:
+        x: float[B, L, D], state 0.
+        attention_mask: bool broadcastable to [B, H, L, L], or None.
+        pool: from a state float[B, L, D] to float[B, D].
+        mask: bool[B, L] of real tokens, or None where all are.
+    """
+
+    x: jax.Array
+    attention_mask: jax.Array | None
+    pool: Pool
+    mask: jax.Array | None
+
+
+def tower(
+    *,
+    modality: str,
+    config: Any,
+    spec: Any,
+    precision: Precision,
+    enter: Callable[[Any, Mapping[str, jax.Array]], Entry],
+    head: Callable[[Any, jax.Array], jax.Array],
+    top: Callable[[Any, jax.Array], jax.Array],
+    embedding_width: int,
+    remat: bool,
+) -> Encoder:
+    """An `Encoder` from the parts that differ between architectures.
+
+    Args:
+        modality, embedding_width: as in `Encoder`.
+        config: the architecture's config; `block`, `layers` and `width` are read here.
+        spec: parameters, with the stack under "layers".
+        precision, remat: dtypes of the encoder, and whether the backward pass recomputes layers.
+        enter: `enter(params, inputs)` checks the inputs and embeds them.
+        head: `head(params, pooled)` turns the pooled last state float[B, D] into the embedding float[B, E].
+        top: `top(params, state)` turns the last state into the tokens returned (the final norm, if any).
+
+    Returns:
+        The encoder; `head` and `top` run only when their result is asked for.
+    """
+
+    def apply(
+        params: Any,
+        inputs: Mapping[str, jax.Array],
+        *,
+        taps: Sequence[int] | None = None,
+        embedding: bool = True,
+        tokens: bool = False,
+        hidden_states: bool = False,
+        key: jax.Array | None = None,
+        train: bool = False,
+    ) -> Encoded:
+        x, attention_mask, pool, mask = enter(params, inputs)
+        depth = {"layers": config.layers, "last": embedding or tokens, "hidden_states": hidden_states}
+        states = run_states(
+            config.block, precision, params["layers"], x, attention_mask, pool=pool, taps=taps, remat=remat, **depth
+        )
+        return Encoded(
+            embedding=head(params, pool(states.last)).astype(jnp.float32) if embedding else None,
+            tokens=top(params, states.last).astype(jnp.float32) if tokens else None,
+            mask=mask if tokens else None,
+            taps=states.taps,
+            hidden_states=states.hidden_states,
+        )
+
+    return Encoder(
+        module=Module(stored(spec, precision), apply),
+        modality=modality,
+        config=config,
+        layers=config.layers,
+        width=config.width,
+        embedding_width=embedding_width,
+    )
