@@ -233,9 +233,13 @@ def _fuse_affine(
 ) -> jax.Array:
     vectors = []
     for m, name in enumerate(names):
-        vector = dense(states[name], params[name]["kernel"], params[name]["bias"], precision)
+        state, there = states[name], None if presence is None else presence[:, m, None]
+        if there is not None:
+            # Whatever an absent item's row holds, NaN included, must not reach the kernel's gradient either.
+            state = jnp.where(there, state, jnp.zeros((), state.dtype))
+        vector = dense(state, params[name]["kernel"], params[name]["bias"], precision)
         vector = activation("gelu")(vector) if gelu else vector
-        vectors.append(vector if presence is None else jnp.where(presence[:, m, None], vector, 0.0))
+        vectors.append(vector if there is None else jnp.where(there, vector, 0.0))
     if len(vectors) == 1:
         return vectors[0]
     joined = jnp.concatenate(vectors, axis=-1)
