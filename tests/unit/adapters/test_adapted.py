@@ -1,0 +1,118 @@
+"""Composed models: published parameter counts, what their heads compute, and where pretrained weights go."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from erel_jax import module, tree
+from erel_jax.adapters import METHODS
+from erel_jax.adapters.adapted import dual_encoder, item_encoder, tower_parameters
+from erel_jax.encoders import BertConfig, VitConfig, bert, vit
+from erel_jax.errors import ConfigError
+from erel_jax.recommendation import sasrec
+
+TINY = {"text": bert(BertConfig.tiny()), "image": vit(VitConfig.tiny())}
+
+
+def drawn(spec, seed=1):
+    draw = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(draw.normal(size=leaf.shape), jnp.float32), spec)
+
+
+# The counts of the released baselines over BERT-base and ViT-B/16, with the user encoder. BERT's pooler exists there:
+# full fine-tuning leaves it out, and bias tuning counts its bias.
+@pytest.mark.parametrize(
+    ("name", "trainable"),
+    [
+        ("full", 194_897_216),
+        ("houlsby", 4_965_440),
+        ("lora", 833_600),
+        ("bitfit", 412_736),
+        ("iisan", 4_113_877),
+        ("iisan_cached", 4_113_877),
+        ("linear_probe", 206_912),
+        ("frozen", 100_224),
+    ],
+)
+def test_trainable_parameters_of_the_released_baselines(name, trainable):
+    encoders = {"text": bert(BertConfig.base("pooler")), "image": vit(VitConfig.base_16())}
+    adapted = item_encoder(encoders, METHODS[name])
+    spec = {**adapted.module.spec, "user": sasrec().spec}
+    selected, rest = tree.partition(spec, [*adapted.trainable, "user/.*"])
+    assert module.count(selected) == trainable
+    towers = sum(module.count(encoder.module.spec) for encoder in encoders.values())
+    new = {"full": 206_912, "bitfit": 206_912, "lora": 206_912 + 589_824, "houlsby": 4_965_440}.get(name, trainable)
+    if name == "frozen":
+        assert module.count(rest) == 98_432 + 8_256 and module.count(selected) == 100_224
+    else:
+        assert module.count(selected) + module.count(rest) == new + (0 if adapted.method.cached else towers)
+
+
+def test_taps_of_side_methods_follow_the_encoders_depth():
+    deep = {"text": bert(BertConfig.base()), "image": vit(VitConfig.tiny())}
+    assert dual_encoder(deep, METHODS["iisan"]).taps == {"text": (0, 2, 4, 6, 8, 10, 12), "image": (0, 1, 2, 3)}
+    assert dual_encoder(deep, METHODS["lora"]).taps == {}
+    with pytest.raises(ConfigError, match="equally many taps"):
+        item_encoder(deep, METHODS["iisan_cached"])
+
+
+def test_affine_item_head_equals_its_definition():
+    adapted = item_encoder(TINY, METHODS["linear_probe"], embedding=6)
+    params = drawn(adapted.module.spec)
+    states = drawn({name: module.ParamSpec((4, 16), (None, None)) for name in TINY}, seed=2)
+    p, h = jax.tree.map(np.asarray, (params["head"], states))
+    parts = [h[name] @ p[name]["kernel"] + p[name]["bias"] for name in ("text", "image")]
+    expected = np.concatenate(parts, axis=1) @ p["fusion"]["kernel"] + p["fusion"]["bias"]
+    np.testing.assert_allclose(adapted.module.apply(params, states), expected, rtol=1e-5, atol=1e-5)
+    presence = np.array([[1, 1], [0, 1], [1, 0], [0, 0]], bool)
+    kept = [part * presence[:, m : m + 1] for m, part in enumerate(parts)]
+    expected = np.concatenate(kept, axis=1) @ p["fusion"]["kernel"] + p["fusion"]["bias"]
+    np.testing.assert_allclose(adapted.module.apply(params, states, presence), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_live_towers_pass_a_gelu_before_fusion_and_one_modality_needs_no_fusion():
+    text = {"text": TINY["text"]}
+    live = item_encoder(text, METHODS["full"], embedding=6)
+    stored = item_encoder(text, METHODS["linear_probe"], embedding=6)
+    assert set(live.module.spec["head"]) == {"text"}
+    params = drawn(live.module.spec)
+    inputs = {"ids": np.arange(1, 9, dtype=np.int32).reshape(2, 4), "mask": np.ones((2, 4), bool)}
+    embedding = TINY["text"].module.apply(params["towers"]["text"], inputs).embedding
+    affine = stored.module.apply({"head": params["head"]}, {"text": embedding})
+    got = live.module.apply(params, {"text": inputs})
+    np.testing.assert_allclose(got, jax.nn.gelu(affine, approximate=False), rtol=1e-4, atol=1e-4)
+
+
+def test_towers_of_unequal_width_meet_in_the_narrower_one():
+    wide = {"text": bert(dataclasses.replace(BertConfig.tiny(), width=24)), "image": TINY["image"]}
+    frozen, probe = (dual_encoder(wide, METHODS[name]) for name in ("frozen", "linear_probe"))
+    for adapted in (frozen, probe):
+        params = module.init(jax.random.key(0), adapted.module.spec)
+        kernels = {name: np.asarray(params["head"][name]["project"]["kernel"]) for name in wide}
+        assert kernels["text"].shape == (24, 16)
+        np.testing.assert_array_equal(kernels["image"], np.eye(16))
+        np.testing.assert_allclose(kernels["text"].T @ kernels["text"], np.eye(16), atol=1e-5)
+        states = drawn({"text": module.ParamSpec((3, 24), (None, None))})
+        got = adapted.module.apply(params, states)
+        assert set(got) == {"text"}
+        np.testing.assert_allclose(got["text"], np.asarray(states["text"]) @ kernels["text"], rtol=1e-5, atol=1e-5)
+    assert frozen.trainable == () and probe.trainable == ("head/.*",)
+    assert dual_encoder(TINY, METHODS["frozen"]).module.spec["head"].keys() == {"logit_scale", "text", "image"}
+    assert module.count(dual_encoder(TINY, METHODS["frozen"]).module.spec) == 1
+
+
+def test_pretrained_towers_arrive_unchanged_and_the_scale_starts_at_one_fourteenth():
+    towers = {name: drawn(encoder.module.spec) for name, encoder in TINY.items()}
+    adapted = dual_encoder(TINY, METHODS["lora"])
+    params = tower_parameters(adapted, jax.random.key(0), towers)
+    kernel = params["towers"]["text"]["layers"]["attention"]["query"]["kernel"]
+    assert kernel.base is towers["text"]["layers"]["attention"]["query"]["kernel"]
+    assert not np.any(kernel.b) and np.any(kernel.a)
+    assert float(params["head"]["logit_scale"]) == pytest.approx(np.log(1 / 0.07), abs=1e-3)
+    assert set(tower_parameters(dual_encoder(TINY, METHODS["frozen"]), jax.random.key(0), towers)) == {"head"}
+    with pytest.raises(ConfigError, match="shape"):
+        tower_parameters(adapted, jax.random.key(0), {"text": towers["text"], "image": drawn(TINY["image"].module.spec) | {
+            "final_norm": {"scale": jnp.ones(3), "bias": jnp.ones(3)}}})
