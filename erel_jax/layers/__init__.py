@@ -10,7 +10,7 @@ from erel_jax.layers.mlp import mlp, mlp_spec
 from erel_jax.layers.norm import l2_normalize, layer_norm, layer_norm_spec
 from erel_jax.layers.pooling import first_token, masked_mean, token_at
 from erel_jax.layers.precision import BFLOAT16, FLOAT32, Precision
-from erel_jax.layers.transformer import BlockConfig, block, block_spec, run_stack, stack_spec, unrolled
+from erel_jax.layers.transformer import BlockConfig, block, block_spec, run_stack, stack_spec, unrolled, unstack
 
 __all__ = [
     "BFLOAT16",
@@ -44,4 +44,5 @@ __all__ = [
     "stack_spec",
     "token_at",
     "unrolled",
+    "unstack",
 ]

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
 
 from erel_jax.errors import ConfigError
 from erel_jax.layers.attention import attention_spec, self_attention
@@ -98,9 +99,32 @@ def unrolled() -> Iterator[None]:
         _unroll.reset(token)
 
 
+def unstack(params: dict[str, Any], layers: int) -> list[dict[str, Any]]:
+    """A stack's parameters as one tree per layer, for programs that only read them.
+
+    A scan copies each layer's weights out of the stack on every call, which costs as much as the products of a small
+    batch. To train or store a model, keep it stacked.
+    """
+    return [jax.tree.map(lambda p, layer=layer: p[layer], params) for layer in range(layers)]
+
+
+def keep_batch_split(x: jax.Array) -> jax.Array:
+    """Keeps activations split along the batch on a mesh with a `data` axis; the identity elsewhere.
+
+    With parameters split over `data`, the compiler may prefer to split activations by width as well, which gathers the
+    whole batch on every device: four times the temporary memory for a mid-size pair of towers on eight devices.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if kinds.get("data") != AxisType.Auto or x.shape[0] % mesh.shape["data"]:
+        return x
+    free = PartitionSpec.UNCONSTRAINED
+    return jax.lax.with_sharding_constraint(x, PartitionSpec("data", *[free] * (x.ndim - 1)))
+
+
 def run_stack(
     layer: Callable[[dict[str, Any], jax.Array], jax.Array],
-    params: dict[str, Any],
+    params: dict[str, Any] | list[dict[str, Any]],
     x: jax.Array,
     *,
     layers: int,
@@ -112,7 +136,8 @@ def run_stack(
 
     Args:
         layer: `layer(params of one layer, x) -> x`.
-        params: parameters with a leading axis of size `layers`.
+        params: parameters with a leading axis of size `layers`, or a list of `layers` trees (`unstack`), which is
+            run layer by layer without a scan.
         x: float[B, L, D], the embedding output (state 0).
         layers: number of layers in the stack.
         depth: layers to run; None runs all. Layers above are not computed.
@@ -125,7 +150,11 @@ def run_stack(
     depth = layers if depth is None else depth
     if not 0 <= depth <= layers:
         raise ConfigError(f"got depth {depth}, expected 0 to {layers}.")
-    step = jax.checkpoint(layer) if remat else layer
+
+    def split_layer(layer_params: dict[str, Any], state: jax.Array) -> jax.Array:
+        return keep_batch_split(layer(layer_params, keep_batch_split(state)))
+
+    step = jax.checkpoint(split_layer) if remat else split_layer
 
     def body(carry: jax.Array, layer_params: dict[str, Any]):
         state = step(layer_params, carry)
@@ -134,6 +163,12 @@ def run_stack(
     first = None if emit is None else emit(x)
     if depth == 0:
         return x, None if emit is None else jax.tree.map(lambda e: e[None], first)
+    if isinstance(params, list | tuple):
+        emitted = [first]
+        for layer_params in params[:depth]:
+            x, one = body(x, layer_params)
+            emitted.append(one)
+        return x, None if emit is None else jax.tree.map(lambda *states: jnp.stack(states), *emitted)
     if depth < layers:
         params = jax.tree.map(lambda p: p[:depth], params)
     x, rest = jax.lax.scan(body, x, params, unroll=depth if _unroll.get() else 1)
