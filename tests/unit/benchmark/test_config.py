@@ -1,0 +1,58 @@
+"""Options of a bench run: what is refused, what survives JSON, what a fingerprint covers."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from erel_jax.benchmark.config import BenchConfig
+from erel_jax.errors import ConfigError
+
+FULL = BenchConfig(
+    task="recommendation", data="some/users.tsv", items=Path("items.tsv"), images=Path("images.zip"),
+    text_encoder="text", image_encoder="image", methods="frozen,lora", seeds=2, epochs=3, batch_size=16,
+    seconds_per_method=1.5, precision="float32", out=Path("out"), cache=Path("cache"), fresh=True,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ["seeds", "epochs", "batch_size", "seconds_per_method"])
+def test_numbers_must_be_above_zero(field):
+    for value in (0, -1, float("nan")):
+        with pytest.raises(ConfigError, match=f"--{field.replace('_', '-')} got {value}, expected"):
+            dataclasses.replace(FULL, **{field: value})
+
+
+def test_recommendation_needs_data():
+    with pytest.raises(ConfigError, match="--data.*--items"):
+        BenchConfig(task="recommendation")
+    assert BenchConfig().task == "retrieval"
+
+
+def test_names_and_folders():
+    assert BenchConfig().data_name == "glyphs"
+    assert BenchConfig().out_folder == Path("erel-bench/retrieval-glyphs")
+    users = dataclasses.replace(FULL, out=None)
+    assert users.data_name == "users" and users.out_folder == Path("erel-bench/recommendation-users")
+    assert FULL.out_folder == Path("out")
+
+
+@pytest.mark.parametrize("config", [BenchConfig(), FULL], ids=["default", "full"])
+def test_json_gives_the_same_config_back(config):
+    again = BenchConfig.from_json(config.to_json())
+    assert again == config
+    assert all(isinstance(getattr(again, n), Path | None) for n in ("items", "images", "out", "cache"))
+
+
+CHANGES = {
+    "task": "retrieval", "data": "other.tsv", "items": Path("b"), "images": Path("b"), "text_encoder": "b",
+    "image_encoder": "b", "epochs": 4, "batch_size": 32, "seconds_per_method": 2.0, "precision": "bfloat16",
+}  # fmt: skip
+HARMLESS = {"methods": "full", "seeds": 5, "out": Path("b"), "cache": Path("b"), "fresh": False}
+
+
+def test_fingerprint_covers_what_changes_a_measurement_and_nothing_else():
+    assert CHANGES.keys() | HARMLESS.keys() == {field.name for field in dataclasses.fields(BenchConfig)}
+    changed = {dataclasses.replace(FULL, **{name: value}).fingerprint() for name, value in CHANGES.items()}
+    assert len(changed | {FULL.fingerprint()}) == len(CHANGES) + 1
+    for name, value in HARMLESS.items():
+        assert dataclasses.replace(FULL, **{name: value}).fingerprint() == FULL.fingerprint(), name

@@ -1,0 +1,35 @@
+"""Which methods a run compares."""
+
+import pytest
+
+from erel_jax.adapters import METHODS
+from erel_jax.benchmark.config import BenchConfig
+from erel_jax.benchmark.methods import RECOMMENDATION, RETRIEVAL, chosen_methods
+from erel_jax.errors import ConfigError
+
+
+def config(methods, task="retrieval"):
+    return BenchConfig(task=task, data=None if task == "retrieval" else "x.tsv", methods=methods)
+
+
+def test_default_is_every_registered_method():
+    assert chosen_methods(config(None)) == list(METHODS) == list(RETRIEVAL)
+    assert chosen_methods(config(None, "recommendation")) == [*METHODS, "blend"] == list(RECOMMENDATION)
+
+
+def test_order_is_kept_and_repeats_are_dropped():
+    assert chosen_methods(config(" lora, frozen,,lora ")) == ["lora", "frozen"]
+
+
+@pytest.mark.parametrize("names", ["", " , "])
+def test_no_name_is_refused(names):
+    with pytest.raises(ConfigError, match="no name. Known: frozen"):
+        chosen_methods(config(names))
+
+
+def test_typos_are_answered_with_the_nearest_of_the_task():
+    with pytest.raises(ConfigError, match="'iisan_cache'.*retrieval.*Did you mean 'iisan_cached'"):
+        chosen_methods(config("lora,iisan_cache"))
+    with pytest.raises(ConfigError, match="'blend', which retrieval does not know"):
+        chosen_methods(config("blend"))
+    assert chosen_methods(config("blend", "recommendation")) == ["blend"]
