@@ -11,7 +11,8 @@ whenever that is cheaper than applying both to every item; `collapse_heads` fold
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,7 +27,6 @@ from erel_jax.adapters.side_tower import (
 )
 from erel_jax.errors import ConfigError, suggest
 from erel_jax.layers import FLOAT32, Precision, dense, matmul
-from erel_jax.layers.dense import add_bias
 from erel_jax.module import Module, ParamSpec, normal, uniform, zeros
 
 PyTree = Any
@@ -109,12 +109,15 @@ def iisan(
         there = _presence_columns(presence, names)
         if there is not None:
             states = {name: _blank(states[name], there[name]) for name in names}
-        last = {name: intra_states(params["intra"][name], states[name], config, precision) for name in names}
+        vectors = {}
+        for name in names:
+            finish = _head(params["heads"][name], states[name].shape[0], precision)
+            vectors[name] = finish(partial(intra_states, params["intra"][name], states[name], config, precision))
         if joined:
             pair = None if there is None else (there[joined[0]], there[joined[1]])
             one, other = (states[name] for name in joined)
-            last["inter"] = inter_states(params["inter"], one, other, config, precision, pair)
-        vectors = {name: _apply_head(params["heads"][name], state, precision) for name, state in last.items()}
+            finish = _head(params["heads"]["inter"], one.shape[0], precision)
+            vectors["inter"] = finish(partial(inter_states, params["inter"], one, other, config, precision, pair))
         return _fuse(params, vectors, there, precision)
 
     return Module(spec, apply)
@@ -145,21 +148,27 @@ def _head_spec(name: str, width: int, embedding: int, head: str) -> dict[str, An
     return {"hidden": hidden, "output": output}
 
 
-def _apply_head(params: PyTree, x: jax.Array, precision: Precision) -> jax.Array:
+def _head(params: PyTree, rows: int, precision: Precision) -> Callable[[Callable[..., jax.Array]], jax.Array]:
+    """A function that takes a tower (`output` → vectors) to float[N, E] the cheaper way for so many rows."""
     output = params["output"]
-    if "hidden" not in params:
-        return dense(x, output["kernel"], output["bias"], precision)
-    hidden = params["hidden"]
-    if x.shape[0] <= output["kernel"].shape[1]:
-        inner = dense(x, hidden["kernel"], hidden["bias"], precision)
-        return dense(inner, output["kernel"], output["bias"], precision)
-    kernel, bias = _composed(params, precision)
-    return add_bias(matmul(x, kernel, precision), bias)
+    if rows > output["kernel"].shape[1]:
+        return lambda tower: tower(output=_composed(params, precision))
+
+    def stepwise(tower: Callable[..., jax.Array]) -> jax.Array:
+        state = tower(output=None)
+        if "hidden" in params:
+            state = dense(state, params["hidden"]["kernel"], params["hidden"]["bias"], precision)
+        return dense(state, output["kernel"], output["bias"], precision)
+
+    return stepwise
 
 
 def _composed(params: PyTree, precision: Precision) -> tuple[jax.Array, jax.Array]:
-    """Kernel and bias of the two affine maps of a head in one."""
-    hidden, output = params["hidden"], params["output"]
+    """Kernel [D, E] and bias [E] of a head, its two affine maps in one."""
+    output = params["output"]
+    if "hidden" not in params:
+        return output["kernel"], output["bias"]
+    hidden = params["hidden"]
     kernel = matmul(hidden["kernel"], output["kernel"], precision)
     bias = matmul(hidden["bias"][None], output["kernel"], precision)[0]
     return kernel, bias + output["bias"].astype(bias.dtype)

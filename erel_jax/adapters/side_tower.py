@@ -12,17 +12,20 @@ Reference: IISAN, arXiv 2404.02059 (intra-modal and inter-modal side adapted net
 """
 
 import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from erel_jax.errors import ConfigError
-from erel_jax.layers import FLOAT32, Precision, dense
+from erel_jax.layers import FLOAT32, Precision, dense, matmul
 from erel_jax.layers.activation import activation as activation_named
 from erel_jax.module import Module, ParamSpec, normal, zeros
 
 PyTree = Any
+Affine = tuple[jax.Array, jax.Array]
+Mixture = Callable[[jax.Array | None], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,6 +92,19 @@ def side_block(params: PyTree, x: jax.Array, activation: str, precision: Precisi
     return x + dense(inner, params["up"]["kernel"], params["up"]["bias"], precision)
 
 
+def side_block_output(params: PyTree, x: jax.Array, output: Affine, activation: str, precision: Precision) -> jax.Array:
+    """`side_block(x) W + b` for `output` = (W [D, E], b [E]), without forming the block's own result.
+
+    The block's up projection is composed with W first, [R, D] by [D, E], so that with more rows than E nothing of
+    width D is computed after x.
+    """
+    kernel, bias = output
+    inner = activation_named(activation)(dense(x, params["down"]["kernel"], params["down"]["bias"], precision))
+    up = matmul(params["up"]["kernel"], kernel, precision)
+    shift = matmul(params["up"]["bias"][None], kernel, precision)[0]
+    return dense(x, kernel, bias, precision) + dense(inner, up, shift, precision)
+
+
 def gate_values(params: PyTree, config: TowerConfig) -> jax.Array | None:
     """The gates g in (0, 1), float32[K], or None for an ungated tower."""
     if not config.gated:
@@ -96,31 +112,35 @@ def gate_values(params: PyTree, config: TowerConfig) -> jax.Array | None:
     return jax.nn.sigmoid(params["gates"].astype(jnp.float32) / config.gate_temperature)
 
 
-def intra_states(params: PyTree, taps: jax.Array, config: TowerConfig, precision: Precision) -> jax.Array:
-    """The last state s_K of a tower over one encoder.
+def intra_states(
+    params: PyTree, taps: jax.Array, config: TowerConfig, precision: Precision, output: Affine | None = None
+) -> jax.Array:
+    """The last state s_K of a tower over one encoder, or an affine map of it.
 
     Args:
         params: a tree of `tower_spec`.
         taps: float[N, K, D]; stored states, so that their gradient is usually not asked for and then not computed.
         config: see `TowerConfig`.
         precision: dtypes of the products; states are kept in `accumulate`.
+        output: (W [D, E], b [E]) to return `s_K W + b` at less cost than s_K itself, see `side_block_output`.
 
     Returns:
-        float[N, D] in `precision.accumulate`.
+        float[N, D], or float[N, E] with `output`, in `precision.accumulate`.
     """
-    states = split_taps(taps, precision)
     gates = gate_values(params, config)
-    state = None
-    for k, tap in enumerate(states):
-        if gates is None:
-            mixed = tap if state is None else state + tap
-        elif state is None:
-            mixed = gates[k] * tap if config.first_gate_against_zero else tap
-        else:
-            mixed = gates[k] * tap + (1.0 - gates[k]) * state
-        state = side_block(params["blocks"][str(k)], mixed, config.activation, precision)
-    assert state is not None
-    return state
+
+    def mixtures() -> Iterator[Mixture]:
+        for k, tap in enumerate(split_taps(taps, precision)):
+            yield lambda state, k=k, tap=tap: _gated(tap, state, None if gates is None else gates[k], config)
+
+    return _climb(params, mixtures(), config, precision, output)
+
+
+def _gated(tap: jax.Array, state: jax.Array | None, gate: jax.Array | None, config: TowerConfig) -> jax.Array:
+    if state is None:
+        return tap if gate is None or not config.first_gate_against_zero else gate * tap
+    # g·h + (1-g)·s written so that the gate's gradient is one sum over the rows and not two.
+    return state + tap if gate is None else state + gate * (tap - state)
 
 
 def inter_states(
@@ -130,6 +150,7 @@ def inter_states(
     config: TowerConfig,
     precision: Precision,
     presence: tuple[jax.Array, jax.Array] | None = None,
+    output: Affine | None = None,
 ) -> jax.Array:
     """The last state m_K of a tower over two encoders: `m_k = SANB_k(m_{k-1} + g_k first_k + (1 - g_k) second_k)`.
 
@@ -142,20 +163,39 @@ def inter_states(
         precision: dtypes of the products.
         presence: per side bool[N, 1], which rows have that side. A row with one side takes that side with weight 1:
             the gate mixes what is there.
+        output: as in `intra_states`.
 
     Returns:
-        float[N, D] in `precision.accumulate`.
+        float[N, D], or float[N, E] with `output`, in `precision.accumulate`.
     """
     gates = gate_values(params, config)
-    pairs = list(zip(split_taps(first, precision), split_taps(second, precision), strict=True))
+
+    def mixtures() -> Iterator[Mixture]:
+        pairs = zip(split_taps(first, precision), split_taps(second, precision), strict=True)
+        for k, (one, other) in enumerate(pairs):
+            if gates is None:
+                joint = one + other
+            elif presence is None:
+                joint = other + gates[k] * (one - other)
+            else:
+                with_one, with_other = presence
+                joint = jnp.where(with_other, gates[k], 1.0) * one + jnp.where(with_one, 1.0 - gates[k], 1.0) * other
+            yield lambda state, joint=joint: joint if state is None else state + joint
+
+    return _climb(params, mixtures(), config, precision, output)
+
+
+def _climb(
+    params: PyTree, mixtures: Iterable[Mixture], config: TowerConfig, precision: Precision, output: Affine | None
+) -> jax.Array:
+    """Runs the blocks one after the other; each mixture makes a block's input from the state below it."""
+    blocks = [params["blocks"][str(k)] for k in range(len(params["blocks"]))]
     state = None
-    for k, (one, other) in enumerate(pairs):
-        weights = (1.0, 1.0) if gates is None else (gates[k], 1.0 - gates[k])
-        if presence is not None and gates is not None:
-            weights = tuple(jnp.where(there, w, 1.0) for there, w in zip(presence[::-1], weights, strict=True))
-        mixed = weights[0] * one + weights[1] * other
-        mixed = mixed if state is None else state + mixed
-        state = side_block(params["blocks"][str(k)], mixed, config.activation, precision)
+    for k, (block, mixture) in enumerate(zip(blocks, mixtures, strict=True)):
+        mixed = mixture(state)
+        if output is not None and k == len(blocks) - 1:
+            return side_block_output(block, mixed, output, config.activation, precision)
+        state = side_block(block, mixed, config.activation, precision)
     assert state is not None
     return state
 

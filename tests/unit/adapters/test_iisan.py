@@ -227,10 +227,10 @@ def test_no_gradient_of_the_stored_states_is_computed():
     def by_both(loss):
         return jax.grad(loss, argnums=(0, 1))
 
-    # Per block two products forward and four backward; per head two compositions and one application, and two
-    # gradients of each; one fusion. Mixing by gates needs every block's input gradient, ungated towers do not need
-    # that of their first block.
-    blocks, heads, fusion = 3 * K * 6, 3 * 3 * 3, 3
+    # Every product forward has two backward. Per tower: two per block; five in the last one, which is composed with
+    # the head; two to compose the head itself. One fusion. Gates need every block's input gradient, ungated towers do
+    # not need that of their first block.
+    blocks, heads, fusion = 3 * 3 * (2 * (K - 1) + 5), 3 * 3 * 2, 3
     assert products(by_parameters, build()) == blocks + heads + fusion
     assert products(by_parameters, build(gated=False)) == blocks + heads + fusion - 3
     assert products(by_both, build(gated=False)) == blocks + heads + fusion
