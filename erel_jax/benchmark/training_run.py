@@ -139,14 +139,17 @@ class _Epochs:
         self.losses: list[float] = []
         self.step_seconds: list[float] = []
         self.train_seconds = self.compile_seconds = 0.0
-        self.recompiles = self.steps_taken = self.skipped = 0
+        self.recompiles = self.started = self.steps_taken = self.skipped = 0
         self.notes: list[str] = []
         self.best: tuple[float, int] = (-np.inf, 0)
 
     def go(self, state: Any, stop: StopFlag) -> Any:
         plan = self.training
         self._load_best()
-        done = int(state.step)
+        self.started = done = int(state.step)
+        if plan.evaluate is not None and done and done % plan.steps_per_epoch == 0:
+            # A killed run may have saved an epoch without judging it; judging one again changes nothing.
+            self._judge(state, done // plan.steps_per_epoch)
         chunk = plan.steps_per_epoch if plan.evaluate is not None else plan.steps
         chunk = min(chunk, 25) if plan.seconds is not None else chunk
         since_best = done // plan.steps_per_epoch - self.best[1] if plan.evaluate is not None else 0
@@ -166,7 +169,7 @@ class _Epochs:
                     f"stopped at the limit of {plan.seconds:.0f} s of training after {done} of {plan.steps} steps"
                 )
                 break
-            if since_best > plan.patience:
+            if since_best >= plan.patience:
                 self.notes.append(f"stopped after {plan.patience} epochs without a better validation metric")
                 break
         self.steps_taken = done
@@ -201,7 +204,9 @@ class _Epochs:
             write_text_atomic(plan.folder / SPENT, json.dumps(spent) + "\n")
             raise
         self.losses += result.losses
-        self.step_seconds += result.step_seconds
+        # `fit` leaves out its first step, which may compile; where that is its only one and did not, it counts.
+        alone = not result.step_seconds and not result.compile_seconds and result.steps_done
+        self.step_seconds += [result.train_seconds - result.checkpoint_seconds] if alone else result.step_seconds
         self.train_seconds += result.train_seconds - result.checkpoint_seconds
         self.compile_seconds += result.compile_seconds
         self.recompiles = self.step.compilations - 1
@@ -212,7 +217,7 @@ class _Epochs:
         plan = self.training
         assert plan.evaluate is not None
         value = plan.evaluate(tree.merge(state.trainable, self.frozen))
-        if value <= self.best[0]:
+        if not value > self.best[0]:  # NaN is not better than anything
             return False
         self.best = (value, epoch)
         arrays = {name: np.asarray(leaf) for name, leaf in tree.paths(state.trainable).items()}
@@ -239,19 +244,24 @@ class _Epochs:
 
 
 def _costs(run: _Epochs, peak: Any, energy: EnergyMeter, flops: float) -> tuple[dict[str, Any], dict[str, str]]:
-    quartiles = np.percentile(run.step_seconds, [25, 50, 75]) if run.step_seconds else [np.nan] * 3
+    quartiles = np.percentile(run.step_seconds, [25, 50, 75]) if run.step_seconds else None
     joules = energy.energy
     unavailable = {}
+    if quartiles is None:
+        reason = "the only step also compiled"
+        unavailable |= {"train_step_seconds": reason, "train_step_seconds_spread": reason}
     if joules.joules is None:
         unavailable["energy_joules"] = joules.source
     if peak.bytes is None:
         unavailable["peak_bytes"] = unavailable["peak_bytes_source"] = peak.source
+    if not run.train_seconds:
+        unavailable["train_seconds"] = "resumed after the last step, and what was spent before is not known"
     history = run.losses
     every = max(1, len(history) // 100)
     costs = {
-        "train_seconds": run.train_seconds,
-        "train_step_seconds": float(quartiles[1]),
-        "train_step_seconds_spread": float(quartiles[2] - quartiles[0]),
+        "train_seconds": run.train_seconds or None,
+        "train_step_seconds": None if quartiles is None else float(quartiles[1]),
+        "train_step_seconds_spread": None if quartiles is None else float(quartiles[2] - quartiles[0]),
         "train_flops_per_step": float(flops),
         "peak_bytes": peak.bytes,
         "peak_bytes_source": peak.source if peak.bytes is not None else None,
@@ -261,7 +271,9 @@ def _costs(run: _Epochs, peak: Any, energy: EnergyMeter, flops: float) -> tuple[
         "steps": run.steps_taken,
         "epochs": run.steps_taken / run.training.steps_per_epoch,
         "learning_rate": max(rate for _, rate in run.training.learning_rates),
-        "loss_history": tuple((i + 1, float(v)) for i, v in enumerate(history) if i % every == 0 and np.isfinite(v)),
+        "loss_history": tuple(
+            (run.started + i + 1, float(v)) for i, v in enumerate(history) if i % every == 0 and np.isfinite(v)
+        ),
     }
     if run.skipped:
         run.notes.append(f"{run.skipped} steps skipped because their loss or gradient was not finite")
