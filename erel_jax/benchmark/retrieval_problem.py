@@ -81,9 +81,8 @@ def load_problem(config: BenchConfig, messenger: Messenger) -> Problem:
     if len(towers) < len(sources):
         base = load_retrieval("glyphs", cache_dir=cache) if data.name != "glyphs" else data
         folder = base_encoders(cache, base, messenger)
-        towers = {
-            name: towers.get(name) or load_encoder(folder / name, modality=name, precision=precision) for name in sources
-        }
+        for name in sources.keys() - towers.keys():
+            towers[name] = load_encoder(folder / name, modality=name, precision=precision)
     if towers["image"].image_processor is None:
         raise ConfigError(f"the image encoder {towers['image'].source} has no preprocessor_config.json; add it.")
     return Problem(config=config, cache=cache, data=data, towers=towers, tokens=_tokenize(towers["text"], data))
