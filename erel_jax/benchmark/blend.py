@@ -42,23 +42,36 @@ class Parts:
     vectors: jax.Array
     floors: dict[str, Any]
 
-    def features(self, histories: np.ndarray, seen: np.ndarray) -> np.ndarray:
-        """float32[B, N, F] for a block of users; seen items are 0 everywhere."""
+    def scores(self, histories: np.ndarray, seen: np.ndarray) -> list[np.ndarray]:
+        """Each part's scores float32[B, N] for a block of users, largest 1; seen items are 0."""
         states = self.model.user_states(self.params, self.vectors, histories)
         logits = np.array(jnp.matmul(states, self.vectors[1:].T))
-        scores = [np.exp(logits - logits.max(axis=1, keepdims=True))]
-        scores += list(history_scores(self.floors, histories).values())
+        logits -= logits.max(axis=1, keepdims=True)
+        parts = [np.exp(logits, out=logits), *history_scores(self.floors, histories).values()]
         users, slots = np.nonzero(seen)
-        columns = []
-        for part in scores:
-            part = np.maximum(part, 0.0)
-            part[users, seen[users, slots] - 1] = 0.0
-            scaled = part / np.maximum(part.max(axis=1, keepdims=True), 1e-12)
-            columns += [scaled, np.sqrt(scaled)]
+        columns = seen[users, slots] - 1
+        scaled = []
+        for part in parts:
+            part = np.maximum(part, 0.0, dtype=np.float32)
+            part[users, columns] = 0.0
+            part /= np.maximum(part.max(axis=1, keepdims=True), 1e-12)
+            scaled.append(part)
+        return scaled
+
+    @property
+    def popularity(self) -> np.ndarray:
+        """Two features of an item alone, float32[N, 2]: its log popularity in [0, 1], and whether it ever trained."""
         counts = self.problem.sequences.train_counts[1:]
         known = np.log1p(counts) / np.log1p(counts.max())
-        columns += [np.broadcast_to(column.astype(np.float32), scores[0].shape) for column in (known, counts > 0)]
-        return np.stack(columns, axis=-1)
+        return np.stack([known, counts > 0], axis=1).astype(np.float32)
+
+    def blended(self, histories: np.ndarray, seen: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """The weighted sum of all features, float32[B, N]."""
+        total = np.tile(self.popularity @ weights[-2:], (len(histories), 1))
+        for part, (plain, root) in zip(self.scores(histories, seen), weights[:-2].reshape(-1, 2), strict=True):
+            total += plain * part
+            total += root * np.sqrt(part)
+        return total
 
 
 def run_blend(problem: Problem, seed: int, command: str, messenger: Messenger):
@@ -99,12 +112,13 @@ def learn_weights(parts: Parts, split: EvaluationSplit, seed: int, messenger: Me
     for start in range(0, len(users), BLOCK):
         block = users[start : start + BLOCK]
         messenger.progress("scoring validation users", start, len(users))
-        features = parts.features(split.histories[block], split.seen[block])
-        scores = (-features[:, :, f] for f in range(0, features.shape[2] - 2, 2))
-        best = [np.argpartition(score, nearest, axis=1)[:, : nearest + 1] for score in scores]
-        others = generator.integers(0, features.shape[1], (len(block), RANDOM))
+        scores = parts.scores(split.histories[block], split.seen[block])
+        best = [np.argpartition(-part, nearest, axis=1)[:, : nearest + 1] for part in scores]
+        others = generator.integers(0, parts.problem.items, (len(block), RANDOM))
         candidates = np.concatenate([split.targets[block, None] - 1, *best, others], axis=1)
-        chosen_features.append(np.take_along_axis(features, candidates[:, :, None], axis=1))
+        values = [np.take_along_axis(part, candidates, axis=1) for part in scores]
+        columns = [column for value in values for column in (value, np.sqrt(value))]
+        chosen_features.append(np.concatenate([np.stack(columns, axis=-1), parts.popularity[candidates]], axis=-1))
         positions.append(candidates)
     messenger.progress("scoring validation users", len(users), len(users))
     if not len(users):
@@ -143,7 +157,7 @@ def blended_ranks(parts: Parts, weights: np.ndarray, split: EvaluationSplit, mes
     total, ranked = len(split.targets), []
     for start in range(0, total, BLOCK):
         rows = np.arange(start, start + BLOCK) % total
-        scores = parts.features(split.histories[rows], split.seen[rows]) @ weights
+        scores = parts.blended(split.histories[rows], split.seen[rows], weights)
         block = rank_by_scores(
             lambda _, scores=scores: scores,
             split.histories[rows],
