@@ -68,7 +68,7 @@ def test_damaged_pictures_are_listed_counted_and_missing(folder, tmp_path) -> No
 def test_too_many_damaged_pictures_stop_the_job_and_leave_no_cache(folder, tmp_path) -> None:
     (folder / "b.png").write_bytes(b"\x89PNG")
     listing = tmp_path / "bad_records.jsonl"
-    with pytest.raises(DataError, match="1 of 3 records are damaged, more than 1.00%"):
+    with pytest.raises(DataError, match=r"1 of 3 records are damaged, more than 1\.00%"):
         load(folder, tmp_path, bad_records=listing)
     assert "b.png" in listing.read_text()
     assert list((tmp_path / "cache" / "item_pictures").iterdir()) == []
@@ -106,7 +106,7 @@ def test_progress_reaches_the_end(folder, tmp_path) -> None:
 
 
 def test_without_a_usable_source_the_message_says_what_is_expected(tmp_path) -> None:
-    with pytest.raises(ConfigError, match="<item id>.jpg"):
+    with pytest.raises(ConfigError, match=r"<item id>\.jpg"):
         load(None, tmp_path)
     with pytest.raises(DataError, match="absent"):
         load(tmp_path / "absent", tmp_path)
