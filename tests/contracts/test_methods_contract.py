@@ -54,7 +54,9 @@ def tower_outputs():
 
     def compute(modality, taps=None, seed=0):
         if (modality, taps) not in compiled:
-            compiled[modality, taps] = jax.jit(partial(read_tower, ENCODERS[modality], taps=taps), compiler_options=QUICK)
+            compiled[modality, taps] = jax.jit(
+                partial(read_tower, ENCODERS[modality], taps=taps), compiler_options=QUICK
+            )
         if (modality, taps, seed) not in made:
             made[modality, taps, seed] = compiled[modality, taps](TOWERS[modality], raw_inputs(seed)[modality])
         return made[modality, taps, seed]
@@ -96,7 +98,7 @@ def close(got, expected, tolerance=1e-5):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_jit_is_eager_and_gradients_exist_for_what_trains_alone(built, name, shape):
-    """That gradients are finite and reach every parameter is shown by the training steps of `tests/multi_device`."""
+    """That they are finite and reach every parameter is shown by the training steps of `tests/multi_device`."""
     model = built(name, shape)
     presence = () if shape == "dual" else (PRESENCE,)
     jitted = model.run(model.params, model.inputs(), *presence)

@@ -114,5 +114,11 @@ def test_pretrained_towers_arrive_unchanged_and_the_scale_starts_at_one_fourteen
     assert float(params["head"]["logit_scale"]) == pytest.approx(np.log(1 / 0.07), abs=1e-3)
     assert set(tower_parameters(dual_encoder(TINY, METHODS["frozen"]), jax.random.key(0), towers)) == {"head"}
     with pytest.raises(ConfigError, match="shape"):
-        tower_parameters(adapted, jax.random.key(0), {"text": towers["text"], "image": drawn(TINY["image"].module.spec) | {
-            "final_norm": {"scale": jnp.ones(3), "bias": jnp.ones(3)}}})
+        tower_parameters(
+            adapted,
+            jax.random.key(0),
+            {
+                "text": towers["text"],
+                "image": drawn(TINY["image"].module.spec) | {"final_norm": {"scale": jnp.ones(3), "bias": jnp.ones(3)}},
+            },
+        )

@@ -33,6 +33,8 @@ def test_progress_is_thinned_but_first_and_last_always_come(capsys, monkeypatch)
     assert set(range(0, 100, 4)) <= set(sent) and len(sent) == 26
 
 
-@pytest.mark.parametrize("line", ["", "\n", "I0000 compiling", "3", "null", "NaN", "[1]", '"note"', '{"note": ', "\x00"])
+@pytest.mark.parametrize(
+    "line", ["", "\n", "I0000 compiling", "3", "null", "NaN", "[1]", '"note"', '{"note": ', "\x00"]
+)
 def test_what_libraries_print_becomes_an_empty_message(line):
     assert parse(line) == {}
