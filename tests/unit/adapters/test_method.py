@@ -13,7 +13,7 @@ SPEC = bert(BertConfig.tiny("pooler")).module.spec
 
 def test_names_are_found_and_typos_are_answered_with_the_nearest():
     assert all(named_method(name) is method and method.name == name for name, method in METHODS.items())
-    with pytest.raises(ConfigError, match="Did you mean 'lora'.*iisan_cached"):
+    with pytest.raises(ConfigError, match=r"Did you mean 'lora'.*iisan_cached"):
         named_method("lroa")
 
 

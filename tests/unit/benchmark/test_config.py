@@ -23,7 +23,7 @@ def test_numbers_must_be_above_zero(field):
 
 
 def test_recommendation_needs_data():
-    with pytest.raises(ConfigError, match="--data.*--items"):
+    with pytest.raises(ConfigError, match=r"--data.*--items"):
         BenchConfig(task="recommendation")
     assert BenchConfig().task == "retrieval"
 

@@ -23,12 +23,12 @@ def test_order_is_kept_and_repeats_are_dropped():
 
 @pytest.mark.parametrize("names", ["", " , "])
 def test_no_name_is_refused(names):
-    with pytest.raises(ConfigError, match="no name. Known: frozen"):
+    with pytest.raises(ConfigError, match=r"no name. Known: frozen"):
         chosen_methods(config(names))
 
 
 def test_typos_are_answered_with_the_nearest_of_the_task():
-    with pytest.raises(ConfigError, match="'iisan_cache'.*retrieval.*Did you mean 'iisan_cached'"):
+    with pytest.raises(ConfigError, match=r"'iisan_cache'.*retrieval.*Did you mean 'iisan_cached'"):
         chosen_methods(config("lora,iisan_cache"))
     with pytest.raises(ConfigError, match="'blend', which retrieval does not know"):
         chosen_methods(config("blend"))

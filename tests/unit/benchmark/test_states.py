@@ -71,7 +71,7 @@ def test_damage_is_noticed_and_repaired(tmp_path):
 def test_values_that_are_not_finite_are_refused_with_their_row_and_not_stored(tmp_path, bad):
     values = VALUES.copy()
     values[6, 1, 2] = bad
-    with pytest.raises(NonFiniteError, match="text-taps.*row 6"):
+    with pytest.raises(NonFiniteError, match=r"text-taps.*row 6"):
         store(tmp_path, Encoder(values))
     assert not list(tmp_path.rglob("*.npy"))
     again = Encoder()
