@@ -41,8 +41,8 @@ def quantize_int8(params: PyTree, patterns: Sequence[str] = ENCODER_KERNELS, *, 
         dynamic: quantize activations too, see `layers.Quantized`.
 
     Returns:
-        The same tree with `Quantized` kernels (it looks at the values, so it runs outside jit): `values` int8 of the kernel's shape, `scale` float32 [F] or
-        [layers, F].
+        The same tree with `Quantized` kernels: `values` int8 of the kernel's shape, `scale` float32 [F] or
+        [layers, F]. Values are looked at, so this runs outside jit.
 
     Raises:
         ConfigError: a pattern matches nothing, or a match is not a float matrix.

@@ -1,5 +1,7 @@
 """LayerNorm against flax.linen; normalization of vectors at its edges."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from erel_jax.layers import l2_normalize, layer_norm, layer_norm_spec
 def test_layer_norm_equals_linen(eps, shape):
     x = 3 + 2 * jax.random.normal(jax.random.key(0), shape)
     params = {"scale": jax.random.normal(jax.random.key(1), (8,)), "bias": jax.random.normal(jax.random.key(2), (8,))}
-    linen = nn.LayerNorm(epsilon=eps)
+    linen: Any = nn.LayerNorm(epsilon=eps)
 
     def ours(params, x):
         return jnp.sum(jnp.sin(layer_norm(params, x, eps)))
