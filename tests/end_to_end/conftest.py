@@ -33,8 +33,8 @@ def _drawn(path: str, spec) -> np.ndarray:
 
 
 def title(number: int) -> str:
-    """A title that no other item has; two of them attack the report."""
-    tail = {0: f" {ATTACK}", 5: " & \U0001f642 «Ω»\u202e"}.get(number, "")
+    """A title that no other item has; many of them attack the report."""
+    tail = f" {ATTACK}" if number % 3 == 0 else " & \U0001f642 «Ω»\u202e" if number % 5 == 0 else ""
     return f"{COLORS[number % 6]} {THINGS[number // 6 % 8]} {number}{tail}"
 
 

@@ -37,6 +37,7 @@ def test_from_a_table_of_pictures_to_a_report_and_again(erel, pairs, encoders, t
     page = (run / "report.html").read_text("utf-8")
     assert not re.findall(r"""(?:src|href|action|poster)\s*=\s*["']?\s*(?:https?:)?//""", page)
     assert not re.findall(r"""@import|url\(\s*["']?(?:https?:)?//""", page)
+    assert "<script>alert" not in page
     assert "data:image/png;base64," in page and "</html>" in page
     assert "|" in (run / "report.md").read_text("utf-8")
 
