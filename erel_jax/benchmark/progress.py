@@ -3,7 +3,7 @@
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 _LINE_EVERY_SECONDS = 10.0
 
@@ -23,7 +23,9 @@ class RunProgress:
         self.console = console
         self._total = len(names)
         self._done = 0
-        self._started = self._stage_started = time.monotonic()
+        self._started = self._last_message = time.monotonic()
+        self._spent: dict[str, float] = {}
+        self._reached: dict[str, int] = {}
         self._durations: list[float] = []
         self._last_line = 0.0
         self._stage = ""
@@ -32,13 +34,13 @@ class RunProgress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._run = self._live.add_task("jobs", total=self._total)
-        self._now = self._live.add_task("", total=None, visible=False)
+        self._run = self._live.add_task("jobs", total=self._total, left="")
+        self._now = self._live.add_task("", total=None, visible=False, left="")
 
     def __enter__(self) -> "RunProgress":
         self._live.start()
@@ -53,8 +55,10 @@ class RunProgress:
 
     def start(self, job: str) -> None:
         """A job begins."""
-        self._started = time.monotonic()
+        self._started = self._last_message = time.monotonic()
         self._stage = ""
+        self._spent.clear()
+        self._reached.clear()
         self._live.update(self._run, description=f"job {self._done + 1} of {self._total}")
 
     def finish(self, job: str) -> None:
@@ -63,6 +67,7 @@ class RunProgress:
         self._durations.append(seconds)
         self._advance()
         left = sum(self._durations) / len(self._durations) * (self._total - self._done)
+        self._live.update(self._run, left=f"about {_clock(left)} left")
         self.note(f"  {job} done in {seconds:.0f} s ({self._done} of {self._total}, about {_clock(left)} left)")
 
     def reuse(self, job: str) -> None:
@@ -77,24 +82,36 @@ class RunProgress:
         if "stage" not in message:
             return
         stage, done, total = message["stage"], message["done"], message["total"]
+        left = self._seconds_left(stage, done, total)
         if stage != self._stage:
-            self._stage, self._stage_started = stage, time.monotonic()
+            self._stage = stage
             self._live.reset(self._now, total=total, visible=True)
-        self._live.update(self._now, description=f"{job}: {stage}", completed=done, total=total)
-        self._plain_line(job, stage, done, total)
+        text = "" if left is None else f"about {_clock(left)} left"
+        self._live.update(self._now, description=f"{job}: {stage}", completed=done, total=total, left=text)
+        self._plain_line(job, stage, done, total, text)
+
+    def _seconds_left(self, stage: str, done: int, total: int) -> float | None:
+        """Time left of a stage from the time it has had, other stages in between not counted."""
+        now = time.monotonic()
+        if done < self._reached.get(stage, 0):
+            self._spent[stage] = 0.0
+        elif stage == self._stage:
+            self._spent[stage] = self._spent.get(stage, 0.0) + now - self._last_message
+        self._last_message, self._reached[stage] = now, done
+        spent = self._spent.get(stage, 0.0)
+        return spent / done * (total - done) if done and spent else None
 
     def _advance(self) -> None:
         self._done += 1
         self._live.update(self._run, completed=self._done)
         self._live.update(self._now, visible=False)
 
-    def _plain_line(self, job: str, stage: str, done: int, total: int) -> None:
+    def _plain_line(self, job: str, stage: str, done: int, total: int, left: str) -> None:
         now = time.monotonic()
         if self.console.is_terminal or now - self._last_line < _LINE_EVERY_SECONDS or not done:
             return
         self._last_line = now
-        left = (now - self._stage_started) / done * (total - done)
-        self.note(f"  {job}: {stage} {done}/{total}, about {_clock(left)} left")
+        self.note(f"  {job}: {stage} {done}/{total}" + (f", {left}" if left else ""))
 
 
 def _clock(seconds: float) -> str:
