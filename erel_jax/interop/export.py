@@ -8,10 +8,10 @@ from typing import Any
 import jax
 from safetensors.numpy import save_file
 
-from erel_jax.artifacts import ArtifactDir
+from erel_jax.artifacts import MANIFEST_NAME, ArtifactDir
 from erel_jax.encoders import BertConfig, Encoder
 from erel_jax.interop.configurations import document_of
-from erel_jax.interop.safetensors_folder import WEIGHTS
+from erel_jax.interop.safetensors_folder import WEIGHTS, read_json
 from erel_jax.interop.sentence_transformers import settings_files
 from erel_jax.interop.weight_maps import WEIGHT_MAPS
 from erel_jax.interop.weights import write_tensors
@@ -61,3 +61,9 @@ def save_encoder(
             artifact.file("tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
         save_file(tensors, artifact.file(WEIGHTS), metadata={"format": "pt"})
     return Path(folder)
+
+
+def is_artifact(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder has a manifest of digests as `save_encoder` writes it (other tools use that file name too)."""
+    path = Path(folder) / MANIFEST_NAME
+    return path.is_file() and "manifest_schema" in read_json(path)

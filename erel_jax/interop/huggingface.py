@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from erel_jax.artifacts import verify_manifest
 from erel_jax.encoders import ENCODERS, Encoder
 from erel_jax.errors import CheckpointError, ConfigError
 from erel_jax.folders import safe_join
 from erel_jax.interop.configurations import CONFIG_READERS, towers
+from erel_jax.interop.export import is_artifact
 from erel_jax.interop.hub import Source, locate
 from erel_jax.interop.image_processor import ImageProcessor, read_image_processor
 from erel_jax.interop.safetensors_folder import TensorFolder, read_json
@@ -168,6 +170,8 @@ def _load(
     settings = read_settings(source.folder, source.link_root) if kind == "bert" else SentenceSettings()
     if pooling is not None and kind != "bert":
         raise ConfigError(f"got pooling {pooling!r} for {source.name}; only BERT encoders have a choice.")
+    if is_artifact(source.folder):
+        verify_manifest(source.folder, kind="encoder")
     tensors = TensorFolder(source.folder, link_root=source.link_root)
     pooled = pooling or document.get("erel_jax_pooling") or settings.pooling or "cls"
     config = CONFIG_READERS[kind](document, pooled, tensors.names)

@@ -48,13 +48,13 @@ def read_params(tensors: TensorFolder, weight_map: WeightMap, spec: Any) -> Any:
         path, i = slots[name]
         _check_values(name, array)
         ours = weight_map.sources[path].layout.to_ours(array)
-        parts[path][i] = ours.astype(np.dtype(wanted[path].dtype))
-    return tree.map_with_path(
-        lambda path, leaf: jnp.asarray(
-            np.stack(parts[path]) if _stacked(path) else np.ascontiguousarray(parts[path][0])
-        ),
-        spec,
-    )
+        parts[path][i] = ours.astype(np.dtype(wanted[path].dtype), copy=False)
+
+    def assemble(path: str, leaf: ParamSpec) -> jax.Array:
+        arrays = parts.pop(path)  # popped, so that a model is not held twice
+        return jnp.asarray(np.stack(arrays) if _stacked(path) else np.ascontiguousarray(arrays[0]))
+
+    return tree.map_with_path(assemble, spec)
 
 
 def write_tensors(params: Any, weight_map: WeightMap) -> dict[str, np.ndarray]:

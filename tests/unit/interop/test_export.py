@@ -9,7 +9,7 @@ import pytest
 from erel_jax import tree
 from erel_jax.artifacts import verify_manifest
 from erel_jax.encoders import ENCODERS, BertConfig, ClipTextConfig, ClipVisionConfig, VitConfig
-from erel_jax.errors import CheckpointError, ConfigError
+from erel_jax.errors import CheckpointError, ConfigError, CorruptArtifactError
 from erel_jax.interop.export import save_encoder
 from erel_jax.interop.huggingface import load_encoder
 from erel_jax.interop.image_processor import vit_settings
@@ -75,6 +75,24 @@ def test_the_folder_is_an_artifact(tmp_path):
     with pytest.raises(ConfigError, match="exists already"):
         save_encoder(folder, encoder, params)
     save_encoder(folder, encoder, params, overwrite=True)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_one_flipped_byte_is_noticed(tmp_path, file):
+    encoder, params = made(VitConfig.tiny())
+    path = save_encoder(tmp_path / "model", encoder, params) / file
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptArtifactError, match=file):
+        load_encoder(tmp_path / "model")
+
+
+def test_a_manifest_of_another_tool_is_left_alone(tmp_path):
+    encoder, params = made(VitConfig.tiny())
+    folder = save_encoder(tmp_path / "model", encoder, params)
+    (folder / "manifest.json").write_text('{"name": "a web page"}')
+    assert load_encoder(folder).encoder.config == encoder.config
 
 
 def test_a_failed_export_leaves_nothing(tmp_path):
