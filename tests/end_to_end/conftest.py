@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,12 +55,14 @@ def encoders(tmp_path_factory) -> dict[str, Path]:
         )
     )
     image = vit(VitConfig(image_size=16, patch=8, width=16, layers=2, heads=2, mlp_width=32))
-    for name, tower, extra in (
+    made: list[tuple[str, Any, dict[str, Any]]] = [
         ("text", text, {"tokenizer_json": tokenizer.to_json()}),
         ("image", image, {"preprocessor": vit_settings(16)}),
-    ):
+    ]
+    for name, tower, extra in made:
         params = tree.map_with_path(_drawn, tower.module.spec)
         save_encoder(root / name, tower, params, **extra)
+        (root / name / "manifest.json").unlink()  # folders from elsewhere have none
     return {name: root / name for name in ("text", "image")}
 
 

@@ -28,8 +28,8 @@ def test_from_a_table_of_pictures_to_a_report_and_again(erel, pairs, encoders, t
     lora = records["lora"]
     assert lora.data == "shop" and lora.dropped["blank_text"] == 1
     assert lora.batch_size == 8 and lora.recompiles_after_warmup == 0
-    assert 0 < lora.trainable_parameters < lora.total_parameters
-    assert lora.train_flops_per_step > 0 and lora.peak_bytes > 0 and lora.query_seconds_p50 > 0
+    assert 0 < (lora.trainable_parameters or 0) < (lora.total_parameters or 0)
+    assert all(value and value > 0 for value in (lora.train_flops_per_step, lora.peak_bytes, lora.query_seconds_p50))
     assert lora.tpme is not None and lora.pscp is not None
     assert "--batch-size 8" in lora.command
     assert "blank.png" in (run / "bad_records.jsonl").read_text()
