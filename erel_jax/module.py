@@ -46,6 +46,9 @@ def uniform(bound: float) -> Initializer:
     return initialize
 
 
+_DEFAULT_INIT = normal(0.02)
+
+
 @dataclasses.dataclass(frozen=True)
 class ParamSpec:
     """One parameter, declared once.
@@ -60,7 +63,7 @@ class ParamSpec:
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
-    init: Initializer = normal(0.02)
+    init: Initializer = _DEFAULT_INIT
     dtype: Any = jnp.float32
 
     def __post_init__(self):

@@ -52,5 +52,5 @@ if __name__ == "__main__":
     parser.add_argument("--out")
     options = parser.parse_args()
     files = [str(options.data / f"amazon_scientific_{name}.tsv") for name in ("users", "items")]
-    for name, value in main(*files, options.text_encoder, seeds=options.seeds, out=options.out).items():
+    for name, value in main(files[0], files[1], options.text_encoder, seeds=options.seeds, out=options.out).items():
         print(f"{name}\t{value:.4f}")

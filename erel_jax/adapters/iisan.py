@@ -89,14 +89,6 @@ def iisan(
     if head not in HEADS:
         raise ConfigError(f"unknown head {head!r}. {suggest(head, HEADS)}")
     joined = _inter_order(taps) if inter and len(names) > 1 else ()
-    widths = {name: width for name, (_, width) in taps.items()}
-    spec: dict[str, Any] = {"intra": {name: tower_spec(*taps[name], config) for name in names}}
-    if joined:
-        spec["inter"] = tower_spec(*taps[joined[0]], config)
-        widths["inter"] = taps[joined[0]][1]
-    spec["heads"] = {name: _head_spec(name, width, embedding, head) for name, width in widths.items()}
-    if len(names) > 1:
-        spec["fusion"] = _affine_spec(len(widths) * embedding, embedding)
 
     def apply(
         params: PyTree, states: Mapping[str, jax.Array], presence: Presence | None = None, *, key: Any = None,
@@ -120,7 +112,21 @@ def iisan(
             vectors["inter"] = finish(partial(inter_states, params["inter"], one, other, config, precision, pair))
         return _fuse(params, vectors, there, precision)
 
-    return Module(spec, apply)
+    return Module(_spec(taps, config, joined, embedding, head), apply)
+
+
+def _spec(
+    taps: Mapping[str, tuple[int, int]], config: TowerConfig, joined: tuple[str, ...], embedding: int, head: str
+) -> dict[str, Any]:
+    widths = {name: width for name, (_, width) in taps.items()}
+    spec: dict[str, Any] = {"intra": {name: tower_spec(*shape, config) for name, shape in taps.items()}}
+    if joined:
+        spec["inter"] = tower_spec(*taps[joined[0]], config)
+        widths["inter"] = taps[joined[0]][1]
+    spec["heads"] = {name: _head_spec(name, width, embedding, head) for name, width in widths.items()}
+    if len(taps) > 1:
+        spec["fusion"] = _affine_spec(len(widths) * embedding, embedding)
+    return spec
 
 
 def _inter_order(taps: Mapping[str, tuple[int, int]]) -> tuple[str, str]:

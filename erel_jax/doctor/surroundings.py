@@ -40,8 +40,8 @@ def look_at_compile_cache() -> Iterator[Finding]:
     """Whether compiled programs are kept between runs, and whether the cache can still grow."""
     import jax
 
-    folder = jax.config.jax_compilation_cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    cap = jax.config.jax_compilation_cache_max_size
+    folder = jax.config.values["jax_compilation_cache_dir"] or os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    cap = jax.config.values["jax_compilation_cache_max_size"]
     if not folder:
         value = "not set for this process; erel bench keeps its own under the cache folder"
         yield Finding(topic="compile cache", name="folder", value=value)

@@ -67,7 +67,7 @@ def attend(
     def by_head(x: jax.Array) -> jax.Array:
         return x.transpose(0, 2, 1, 3).reshape(*groups, x.shape[1], x.shape[3])
 
-    def grouped(x: jax.Array | None) -> jax.Array | None:
+    def grouped(x: Any) -> jax.Array | None:
         return None if x is None else x.reshape(*groups, *shape[2:])
 
     scaled = query / math.sqrt(query.shape[-1])

@@ -9,7 +9,7 @@ import contextlib
 import contextvars
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -171,7 +171,7 @@ def run_stack(
         return x, None if emit is None else jax.tree.map(lambda *states: jnp.stack(states), *emitted)
     if depth < layers:
         params = jax.tree.map(lambda p: p[:depth], params)
-    x, rest = jax.lax.scan(body, x, params, unroll=depth if _unroll.get() else 1)
+    x, rest = jax.lax.scan(body, x, cast(Any, params), unroll=depth if _unroll.get() else 1)
     if emit is None:
         return x, None
     return x, jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)

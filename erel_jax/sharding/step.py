@@ -78,7 +78,9 @@ class Step:
 
 def _signature(args: Any) -> Any:
     leaves, structure = jax.tree.flatten(args)
-    return structure, tuple((jax.numpy.shape(x), jax.numpy.result_type(x), getattr(x, "weak_type", False)) for x in leaves)
+    return structure, tuple(
+        (jax.numpy.shape(x), jax.numpy.result_type(x), getattr(x, "weak_type", False)) for x in leaves
+    )
 
 
 def compile_step(

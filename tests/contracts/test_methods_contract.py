@@ -89,7 +89,7 @@ def built(tower_outputs):
     return build
 
 
-def close(got, expected, tolerance=1e-5):
+def check_close(got, expected, tolerance=1e-5):
     assert jax.tree.structure(got) == jax.tree.structure(expected)
     for path, leaf in tree.paths(expected).items():
         np.testing.assert_allclose(tree.paths(got)[path], leaf, rtol=tolerance, atol=tolerance, err_msg=path)
@@ -103,7 +103,7 @@ def test_jit_is_eager_and_gradients_exist_for_what_trains_alone(built, name, sha
     presence = () if shape == "dual" else (PRESENCE,)
     jitted = model.run(model.params, model.inputs(), *presence)
     with jax.disable_jit():
-        close(jitted, model.adapted.module.apply(model.params, model.inputs(), *presence))
+        check_close(jitted, model.adapted.module.apply(model.params, model.inputs(), *presence))
     for leaf in jax.tree.leaves(jitted):
         assert leaf.dtype == jnp.float32 and leaf.shape == (ROWS, 16 if shape == "dual" else 8)
         assert np.isfinite(leaf).all()
@@ -154,7 +154,7 @@ def test_cached_and_uncached_side_networks_agree(built, shape):
     assert jax.tree.structure(head["head"]) == jax.tree.structure(live.params["head"])
     presence = () if shape == "dual" else (PRESENCE,)
     got = live.run({**head, "towers": TOWERS}, live.inputs(), *presence)
-    close(got, cached.run(head, cached.inputs(), *presence))
+    check_close(got, cached.run(head, cached.inputs(), *presence))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -187,8 +187,8 @@ def test_stored_nonsense_of_an_absent_modality_is_never_read(built, name):
     run = jax.jit(jax.value_and_grad(scalar, has_aux=True), compiler_options=QUICK)
     (_, same), gradients = run(model.params, inputs)
     (_, got), found = run(model.params, spoiled)
-    close(got, same, 1e-6)
-    close(found, gradients)
+    check_close(got, same, 1e-6)
+    check_close(found, gradients)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -32,7 +32,6 @@ MAY_KNOW: dict[str, set[str]] = {
     "encoders": GROUND | MODELS,
     "adapters": GROUND | MODELS | {"encoders"},
     "compression": GROUND | MODELS,
-    "compression": GROUND | MODELS,
     "recommendation": GROUND | MODELS,
     "losses": GROUND | {"tree"},
     "metrics": GROUND | {"tree"},

@@ -1,5 +1,7 @@
 """Which methods a run compares."""
 
+from typing import Any
+
 import pytest
 
 from erel_jax.adapters import METHODS
@@ -8,7 +10,7 @@ from erel_jax.benchmark.methods import RECOMMENDATION, RETRIEVAL, chosen_methods
 from erel_jax.errors import ConfigError
 
 
-def config(methods, task="retrieval"):
+def config(methods, task: Any = "retrieval"):
     return BenchConfig(task=task, data=None if task == "retrieval" else "x.tsv", methods=methods)
 
 
