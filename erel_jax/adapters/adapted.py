@@ -26,6 +26,9 @@ from erel_jax.layers import FLOAT32, Precision, dense
 from erel_jax.layers.activation import activation
 from erel_jax.module import Module, ParamSpec, uniform, zeros
 
+REFERENCE_WIDTH = 768
+"""Width of the towers that the methods' default learning rates are meant for."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adapted:
@@ -71,7 +74,8 @@ def dual_encoder(
     `module.apply(params, {modality: inputs}) -> {modality: float32[B, E]}` computes the modalities it is given; the
     vectors are not normalized. Where both towers are equally wide, heads start as the identity, so that training
     starts from the encoders' own alignment; otherwise they start as random orthogonal maps to the narrower width.
-    `head/logit_scale` is the learned log inverse temperature.
+    `head/logit_scale` is the learned log inverse temperature. Learning rates are the method's, times 768 over the
+    towers' width: with Adam, narrow towers want proportionally larger steps (Yang et al. 2022, arXiv 2203.03466).
 
     Args:
         encoders: towers by modality.
@@ -107,7 +111,8 @@ def dual_encoder(
         return outputs
 
     trains_head = () if method.head == "none" else ("head/.*",)
-    adapted = _adapted(Module({"head": head}, apply), encoders, method, trains_head, taps)
+    scale = REFERENCE_WIDTH / max(encoder.width for encoder in encoders.values())
+    adapted = _adapted(Module({"head": head}, apply), encoders, method, trains_head, taps, scale)
     return adapted
 
 
@@ -175,19 +180,24 @@ def _taps(encoders: Mapping[str, Encoder], method: Method) -> dict[str, tuple[in
 
 
 def _adapted(
-    heads: Module, encoders: Mapping[str, Encoder], method: Method, trains_head: tuple[str, ...], taps: Any
+    heads: Module,
+    encoders: Mapping[str, Encoder],
+    method: Method,
+    trains_head: tuple[str, ...],
+    taps: Any,
+    scale: float = 1.0,
 ) -> Adapted:
     spec = dict(heads.spec)
     if not method.cached:
         spec["towers"] = {name: method.rewrite(encoder.module.spec) for name, encoder in encoders.items()}
     in_towers = tuple(f"towers/[^/]+/(?:{pattern})" for pattern in method.trains)
-    rates = [(pattern, method.tower_learning_rate) for pattern in in_towers]
+    rates = [(pattern, scale * method.tower_learning_rate) for pattern in in_towers]
     return Adapted(
         module=Module(spec, heads.apply),
         method=method,
         encoders=dict(encoders),
         trainable=in_towers + trains_head,
-        learning_rates=(*rates, (".*", method.learning_rate)),
+        learning_rates=(*rates, (".*", scale * method.learning_rate)),
         taps=taps,
     )
 

@@ -99,20 +99,32 @@ def iisan(
                 raise ConfigError(f"no states of modality {name!r} were given, found {sorted(states)}.")
             check_taps_shape(name, states[name], *taps[name])
         there = _presence_columns(presence, names)
-        if there is not None:
-            states = {name: _blank(states[name], there[name]) for name in names}
-        vectors = {}
-        for name in names:
-            finish = _head(params["heads"][name], states[name].shape[0], precision)
-            vectors[name] = finish(partial(intra_states, params["intra"][name], states[name], config, precision))
-        if joined:
-            pair = None if there is None else (there[joined[0]], there[joined[1]])
-            one, other = (states[name] for name in joined)
-            finish = _head(params["heads"]["inter"], one.shape[0], precision)
-            vectors["inter"] = finish(partial(inter_states, params["inter"], one, other, config, precision, pair))
+        read = {name: states[name] if there is None else _blank(states[name], there[name]) for name in names}
+        vectors = _tower_vectors(params, read, there, joined, config, precision)
         return _fuse(params, vectors, there, precision)
 
     return Module(_spec(taps, config, joined, embedding, head), apply)
+
+
+def _tower_vectors(
+    params: PyTree,
+    states: Mapping[str, jax.Array],
+    there: Mapping[str, jax.Array] | None,
+    joined: tuple[str, ...],
+    config: TowerConfig,
+    precision: Precision,
+) -> dict[str, jax.Array]:
+    """Each tower's vector after its head, the inter tower's last."""
+    vectors = {}
+    for name, own in states.items():
+        finish = _head(params["heads"][name], own.shape[0], precision)
+        vectors[name] = finish(partial(intra_states, params["intra"][name], own, config, precision))
+    if joined:
+        pair = None if there is None else (there[joined[0]], there[joined[1]])
+        one, other = (states[name] for name in joined)
+        finish = _head(params["heads"]["inter"], one.shape[0], precision)
+        vectors["inter"] = finish(partial(inter_states, params["inter"], one, other, config, precision, pair))
+    return vectors
 
 
 def _spec(

@@ -29,7 +29,7 @@ from erel_jax.training import adam, fit, new_state, train_step
 
 KIND = "base-encoders"
 RECIPE = "1"
-WIDTH, LAYERS, HEADS, PATCH = 128, 4, 4, 8
+WIDTH, IMAGE_LAYERS, TEXT_LAYERS, HEADS, PATCH = 128, 3, 2, 4, 8
 STEPS, BATCH, TOKENS, VOCABULARY = 150, 256, 16, 2500
 
 
@@ -41,7 +41,7 @@ def base_encoders(cache: Path, data: RetrievalData, messenger: Messenger) -> Pat
         data: `glyphs`; its base half is trained on. The word list of the tokenizer is that of all its names.
         messenger: told of progress.
     """
-    recipe = f"{RECIPE}|{WIDTH}|{LAYERS}|{HEADS}|{PATCH}|{STEPS}|{BATCH}|{data.fingerprint}"
+    recipe = f"{RECIPE}|{WIDTH}|{IMAGE_LAYERS}|{TEXT_LAYERS}|{HEADS}|{PATCH}|{STEPS}|{BATCH}|{data.fingerprint}"
     folder = cache / "base_encoders" / hashlib.sha256(recipe.encode()).hexdigest()[:16]
     try:
         verify_manifest(folder, kind=KIND)
@@ -55,13 +55,14 @@ def _pretrain(folder: Path, data: RetrievalData, messenger: Messenger) -> None:
     tokenizer = train_wordpiece([text for part in data.splits.values() for text in part.texts], vocabulary=VOCABULARY)
     size = split.images.shape[1]
     image = vit(
-        VitConfig(image_size=size, patch=PATCH, width=WIDTH, layers=LAYERS, heads=HEADS, mlp_width=4 * WIDTH), BFLOAT16
+        VitConfig(image_size=size, patch=PATCH, width=WIDTH, layers=IMAGE_LAYERS, heads=HEADS, mlp_width=4 * WIDTH),
+        BFLOAT16,
     )
     text = bert(
         BertConfig(
             vocabulary=tokenizer.vocabulary,
             width=WIDTH,
-            layers=LAYERS,
+            layers=TEXT_LAYERS,
             heads=HEADS,
             mlp_width=4 * WIDTH,
             max_positions=64,

@@ -31,7 +31,7 @@ from erel_jax.profiling import PeakMeter, describe_environment, environment_reas
 from erel_jax.sharding import Step, compile_step
 
 BATCH = 256
-EPOCHS = 8
+EPOCHS = 7
 ENCODE_BATCH = 256
 HEADLINE = "recall@10"
 

@@ -68,7 +68,7 @@ def attend(
         return x.transpose(0, 2, 1, 3).reshape(*groups, x.shape[1], x.shape[3])
 
     def grouped(x: Any) -> jax.Array | None:
-        return None if x is None else x.reshape(*groups, *shape[2:])
+        return None if x is None else jnp.reshape(x, (*groups, *shape[2:]))
 
     scaled = query / math.sqrt(query.shape[-1])
     mixed = _mix(

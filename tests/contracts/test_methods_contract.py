@@ -206,4 +206,6 @@ def test_is_described_and_has_learning_rates(built, name):
         rates = rates_by_path(trainable, adapted.learning_rates)
         for path, rate in rates.items():
             expected = method.tower_learning_rate if path.startswith("towers/") else method.learning_rate
-            assert rate == expected, path
+            if shape == "dual":
+                expected *= 768 / max(encoder.width for encoder in adapted.encoders.values())
+            assert rate == pytest.approx(expected), path

@@ -18,7 +18,7 @@ USERS = ("bench", "--task", "recommendation", "--data", "own data/users.tsv")
 
 
 @pytest.fixture
-def refused(quick):
+def check_refused(quick):
     """Runs `erel`, expects it to end with `code`, and checks how it says so."""
 
     def check(code: int, *arguments: object, says: tuple[str, ...]) -> str:
@@ -49,32 +49,32 @@ def refused(quick):
     ],
 )
 def test_an_option_that_cannot_be_used(arguments, says, refused) -> None:
-    refused(2, *arguments, says=says)
+    check_refused(2, *arguments, says=says)
 
 
-def test_inputs_that_are_not_there(refused, sequences, pairs, encoders) -> None:
-    refused(3, "bench", "--data", "absent.csv", says=("absent.csv: no such file",))
-    refused(2, "bench", "--data", "glyfs", says=("'glyfs'", "Did you mean 'glyphs'?"))
-    refused(3, *USERS[:4], "absent.tsv", says=("--data got absent.tsv, which does not exist",))
-    refused(3, *USERS[:4], "own data", says=("--data got own data, which is a folder",))
-    refused(3, *USERS, "--items", "absent.tsv", says=("--items got absent.tsv", "does not exist"))
-    refused(3, *SHOP, "--images", "absent", says=("--images got absent",))
-    refused(2, *USERS, says=("--text-encoder", "--items"))
-    refused(2, *USERS, "--text-encoder", encoders["text"], says=("--text-encoder needs --items",))
-    refused(2, *USERS, "--image-encoder", encoders["image"], says=("--image-encoder needs --images",))
+def test_inputs_that_are_not_there(check_refused, sequences, pairs, encoders) -> None:
+    check_refused(3, "bench", "--data", "absent.csv", says=("absent.csv: no such file",))
+    check_refused(2, "bench", "--data", "glyfs", says=("'glyfs'", "Did you mean 'glyphs'?"))
+    check_refused(3, *USERS[:4], "absent.tsv", says=("--data got absent.tsv, which does not exist",))
+    check_refused(3, *USERS[:4], "own data", says=("--data got own data, which is a folder",))
+    check_refused(3, *USERS, "--items", "absent.tsv", says=("--items got absent.tsv", "does not exist"))
+    check_refused(3, *SHOP, "--images", "absent", says=("--images got absent",))
+    check_refused(2, *USERS, says=("--text-encoder", "--items"))
+    check_refused(2, *USERS, "--text-encoder", encoders["text"], says=("--text-encoder needs --items",))
+    check_refused(2, *USERS, "--image-encoder", encoders["image"], says=("--image-encoder needs --images",))
 
 
-def test_output_that_cannot_be_written_is_refused_before_work(refused, pairs, tmp_path, monkeypatch) -> None:
+def test_output_that_cannot_be_written_is_refused_before_work(check_refused, pairs, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", None)  # no worker may start
     (tmp_path / "file").write_text("")
     (tmp_path / "locked").mkdir(mode=0o555)
-    refused(2, *SHOP, "--out", "file", says=("file is a file, expected a folder",))
-    refused(2, *SHOP, "--out", "locked/run", says=("locked is read-only", "--out"))
-    refused(2, *SHOP, "--out", "/proc/run", says=("/proc", "--out"))
-    refused(2, *SHOP, "--cache", "file", says=("file is a file", "--cache"))
+    check_refused(2, *SHOP, "--out", "file", says=("file is a file, expected a folder",))
+    check_refused(2, *SHOP, "--out", "locked/run", says=("locked is read-only", "--out"))
+    check_refused(2, *SHOP, "--out", "/proc/run", says=("/proc", "--out"))
+    check_refused(2, *SHOP, "--cache", "file", says=("file is a file", "--cache"))
     (tmp_path / "busy").mkdir()
     with RunLock(tmp_path / "busy"):
-        refused(2, *SHOP, "--out", "busy", says=(f"busy is in use by process {os.getpid()}",))
+        check_refused(2, *SHOP, "--out", "busy", says=(f"busy is in use by process {os.getpid()}",))
 
 
 @pytest.mark.parametrize(
@@ -90,10 +90,10 @@ def test_output_that_cannot_be_written_is_refused_before_work(refused, pairs, tm
         (b"a.png,red\nb.png,red\n", ("distinct texts",)),
     ],
 )
-def test_a_table_that_cannot_be_read(content, says, refused, pairs, encoders) -> None:
+def test_a_table_that_cannot_be_read(content, says, check_refused, pairs, encoders) -> None:
     pairs.write_bytes(content)
     towers = ("--text-encoder", encoders["text"], "--image-encoder", encoders["image"])
-    refused(3, *SHOP, *towers, says=says)
+    check_refused(3, *SHOP, *towers, says=says)
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,10 @@ def test_a_table_that_cannot_be_read(content, says, refused, pairs, encoders) ->
         ("items.tsv", b"\xed\xa0\x80\tlone surrogate\n", ("items.tsv, line 1: not UTF-8",)),
     ],
 )
-def test_sequences_that_cannot_be_read(name, content, says, refused, sequences, encoders) -> None:
+def test_sequences_that_cannot_be_read(name, content, says, check_refused, sequences, encoders) -> None:
     (sequences / name).write_bytes(content)
-    refused(3, *USERS, "--items", "own data/items.tsv", "--text-encoder", encoders["text"], says=says)
+    said = check_refused(3, *USERS, "--items", "own data/items.tsv", "--text-encoder", encoders["text"], says=says)
+    assert "Traceback" not in said
 
 
 class _Attack:
@@ -120,9 +121,9 @@ class _Attack:
         return os.system, ("touch owned",)
 
 
-def test_encoder_folders_that_are_unsafe_or_broken(refused, sequences, encoders, tmp_path) -> None:
+def test_encoder_folders_that_are_unsafe_or_broken(check_refused, sequences, encoders, tmp_path) -> None:
     def given(code: int, folder: object, *says: str) -> None:
-        refused(code, *USERS, "--items", "own data/items.tsv", "--text-encoder", folder, says=says)
+        check_refused(code, *USERS, "--items", "own data/items.tsv", "--text-encoder", folder, says=says)
 
     def copy(name: str):
         return shutil.copytree(encoders["text"], tmp_path / name)
@@ -155,11 +156,11 @@ def test_encoder_folders_that_are_unsafe_or_broken(refused, sequences, encoders,
     assert not (tmp_path / "owned").exists()
 
 
-def test_an_image_encoder_without_its_processing(refused, sequences, encoders, tmp_path) -> None:
+def test_an_image_encoder_without_its_processing(check_refused, sequences, encoders, tmp_path) -> None:
     folder = shutil.copytree(encoders["image"], tmp_path / "blind")
     (folder / "preprocessor_config.json").unlink()
     images = ("--images", "own data/pictures")
-    said = refused(2, *USERS, *images, "--image-encoder", folder, says=("no preprocessor_config.json",))
+    said = check_refused(2, *USERS, *images, "--image-encoder", folder, says=("no preprocessor_config.json",))
     assert "Traceback" not in said
 
 
@@ -174,19 +175,21 @@ def bomb(side: int = 60_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + body + chunk(b"IEND", b"")
 
 
-def test_damaged_pictures_are_listed_and_too_many_stop_the_run(refused, pairs, sequences, encoders, tmp_path) -> None:
+def test_damaged_pictures_are_listed_and_too_many_stop_the_run(
+    check_refused, pairs, sequences, encoders, tmp_path
+) -> None:
     towers = ("--text-encoder", encoders["text"], "--image-encoder", encoders["image"])
     whole = (pairs.parent / "p3.png").read_bytes()
     (pairs.parent / "p3.png").write_bytes(whole[:200])
     (pairs.parent / "p4.png").write_bytes(bomb())
-    refused(
+    check_refused(
         3, *SHOP, *towers, "--out", "run", says=("2 of 61 records are damaged, more than 1.00%", "p3.png", "pixels")
     )
     listed = [json.loads(line) for line in (tmp_path / "run" / "bad_records.jsonl").read_text().splitlines()]
     assert {"p3.png", "p4.png", "blank.png"} == {record["id"] for record in listed}
     (sequences / "pictures" / "i1.png").write_bytes(bomb())
     images = ("--images", "own data/pictures", "--image-encoder", encoders["image"], "--out", "run")
-    refused(3, *USERS, *images, says=("1 of 40 records are damaged", "i1", "more pixels than"))
+    check_refused(3, *USERS, *images, says=("1 of 40 records are damaged", "i1", "more pixels than"))
 
 
 def test_strange_but_sound_titles_are_taken(quick, sequences, encoders, tmp_path, monkeypatch) -> None:
