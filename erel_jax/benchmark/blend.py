@@ -6,7 +6,8 @@ A sequence model over content misses what transitions and near-identical titles 
 *validation* targets. The test targets are then ranked with those weights. Only a few dozen numbers are learned on top,
 so twelve thousand users are plenty, but its validation metric is fitted and not reported.
 
-For each user only candidates count: the best of each part, the target, and random others.
+For each user only candidates count: the best of each part, the target, and random others, which are weighted up to
+stand for the rest of the catalog.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ from erel_jax.training import adam
 
 BASE = "iisan_cached"
 BLOCK = 128
-BEST, RANDOM, STEPS = 50, 200, 300
+BEST, RANDOM, STEPS = 50, 200, 200
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,8 +47,8 @@ class Parts:
         """Each part's scores float32[B, N] for a block of users, largest 1; seen items are 0."""
         states = self.model.user_states(self.params, self.vectors, histories)
         logits = np.array(jnp.matmul(states, self.vectors[1:].T))
-        logits -= logits.max(axis=1, keepdims=True)
-        parts = [np.exp(logits, out=logits), *history_scores(self.floors, histories).values()]
+        logits -= logits.mean(axis=1, keepdims=True)
+        parts = [logits, *history_scores(self.floors, histories).values()]
         users, slots = np.nonzero(seen)
         columns = seen[users, slots] - 1
         scaled = []
@@ -129,15 +130,18 @@ def learn_weights(parts: Parts, split: EvaluationSplit, seed: int, messenger: Me
     features, candidates = np.concatenate(chosen_features), np.concatenate(positions)
     # Column 0 is the target; its other copies would be negatives of itself.
     repeated = candidates[:, 1:] == candidates[:, :1]
-    return _regress(features, np.pad(repeated, ((0, 0), (1, 0))))
+    offsets = np.where(np.pad(repeated, ((0, 0), (1, 0))), -1e9, 0.0).astype(np.float32)
+    # A random candidate stands for all the items that were not looked at.
+    offsets[:, -RANDOM:] += np.log(max(1.0, parts.problem.items / RANDOM))
+    return _regress(features, offsets)
 
 
-def _regress(features: np.ndarray, excluded: np.ndarray) -> np.ndarray:
-    x, out = jnp.asarray(features), jnp.asarray(excluded)
+def _regress(features: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    x, added = jnp.asarray(features), jnp.asarray(offsets)
     optimizer = adam(0.1)
 
     def loss(weights: jax.Array) -> jax.Array:
-        logits = jnp.where(out, -1e9, jnp.einsum("ucf,f->uc", x, weights))
+        logits = jnp.einsum("ucf,f->uc", x, weights) + added
         return jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0]) + 1e-4 * jnp.sum(weights * weights)
 
     @jax.jit
