@@ -103,7 +103,9 @@ def _cpu_weight_gradient(x: jax.Array, dy: jax.Array, precision: Precision) -> j
 
 
 def _leading_product(a: jax.Array, b: jax.Array, precision: Precision) -> jax.Array:
-    if precision.compute == jnp.bfloat16:
+    # Where a mesh splits the rows, one more row would move a row of every shard to its neighbor.
+    split = jax.sharding.get_abstract_mesh().shape.get("data", 1) > 1
+    if precision.compute == jnp.bfloat16 and not split:
         return _dot(jnp.pad(a.T, ((0, 0), (0, 1))), jnp.pad(b, ((0, 1), (0, 0))), 1, 0, precision)
     return _dot(a, b, 0, 0, precision)
 
