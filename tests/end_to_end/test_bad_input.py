@@ -48,7 +48,7 @@ def check_refused(quick):
         (("bench", "--data", "\udcff.csv"), ("not UTF-8",)),
     ],
 )
-def test_an_option_that_cannot_be_used(arguments, says, refused) -> None:
+def test_an_option_that_cannot_be_used(arguments, says, check_refused) -> None:
     check_refused(2, *arguments, says=says)
 
 

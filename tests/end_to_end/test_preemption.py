@@ -65,7 +65,7 @@ def training(output: Path) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads /proc")
 def test_sigterm_saves_and_the_same_command_goes_on(start, erel, pairs, encoders, tmp_path) -> None:
     towers = ("--text-encoder", encoders["text"], "--image-encoder", encoders["image"])
-    epochs = ("--methods", "linear_probe", "--epochs", "1000", "--batch-size", "8", "--out", "run")
+    epochs = ("--methods", "linear_probe", "--epochs", "3000", "--batch-size", "8", "--out", "run")
     command = ("bench", "--data", pairs, *towers, *epochs)
     output = tmp_path / "output.txt"
 
