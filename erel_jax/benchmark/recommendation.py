@@ -28,7 +28,7 @@ from erel_jax.recommendation.sasrec import SasrecConfig
 from erel_jax.sharding import compile_step
 
 BATCH = 64
-EPOCHS_CACHED, EPOCHS_LIVE = 20, 5
+EPOCHS_CACHED, EPOCHS_LIVE = 30, 5
 SECONDS_LIVE = 90.0
 EMBEDDING = 64
 HEADLINE = "hr@10"
