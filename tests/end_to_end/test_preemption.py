@@ -12,6 +12,13 @@ import pytest
 
 from erel_jax.benchmark.record import read_records
 
+# Whoever starts the tests in the background makes them, and all they start, deaf to SIGINT; a person's shell does not.
+HEED_CTRL_C = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
 
 @pytest.fixture
 def start(plain_environment, tmp_path):
@@ -21,7 +28,7 @@ def start(plain_environment, tmp_path):
     def begin(*arguments: object) -> subprocess.Popen[str]:
         with open(tmp_path / "output.txt", "w") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", "erel_jax.cli", *map(str, arguments)],
+                [sys.executable, "-c", HEED_CTRL_C, "-m", "erel_jax.cli", *map(str, arguments)],
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 env=plain_environment,
