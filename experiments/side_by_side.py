@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable
 
+SETTLE_SECONDS = 0.3
+
 
 def alternate(
     ours: Callable[[], object], peer: Callable[[], object], *, pairs: int, warmup: int = 2, quick: int = 1
@@ -31,16 +33,19 @@ def alternate(
         peer()
     left, right = [], []
     for pair in range(pairs):
-        begun = time.perf_counter()
-        for _ in range(quick):
-            ours()
-        middle = time.perf_counter()
-        peer()
-        end = time.perf_counter()
-        left.append((middle - begun) / quick)
-        right.append(end - middle)
+        left.append(_seconds(ours, quick))
+        right.append(_seconds(peer, 1))
         print(f"  pair {pair + 1}/{pairs}: ours {left[-1]:.4f} s, peer {right[-1]:.4f} s", file=sys.stderr)
     return left, right
+
+
+def _seconds(side: Callable[[], object], calls: int) -> float:
+    # The threads of the side before wait for more work in a loop for a while, which would cost this side a core.
+    time.sleep(SETTLE_SECONDS)
+    begun = time.perf_counter()
+    for _ in range(calls):
+        side()
+    return (time.perf_counter() - begun) / calls
 
 
 def row(name: str, ours: list[float], peer: list[float], **more: object) -> dict:

@@ -12,6 +12,7 @@ from erel_jax.benchmark.config import BenchConfig
 from erel_jax.benchmark.jobs import Job, write_result
 from erel_jax.benchmark.messages import Messenger
 from erel_jax.errors import ErelError
+from erel_jax.host_memory import keep_freed_memory
 
 
 def main(arguments: list[str]) -> int:
@@ -49,4 +50,5 @@ def run_job(config: BenchConfig, job: Job, command: str, messenger: Messenger):
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main(sys.argv[1:]))

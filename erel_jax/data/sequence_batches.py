@@ -157,14 +157,14 @@ class SequenceBatches:
         batch_size: B, windows per batch.
         epochs: How many epochs will be drawn; the capacity is measured over all of them.
         seed: Decides the order of users; each epoch has its own.
-        multiple: C and R are rounded up to a multiple of this, so that they divide over devices.
+        multiple: C and R are rounded up to a multiple of this; pass the number of devices where it does not divide 8.
     """
 
     windows: np.ndarray
     batch_size: int
     epochs: int
     seed: int = 0
-    multiple: int = 32
+    multiple: int = 8
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.epochs < 1 or self.multiple < 1:

@@ -83,10 +83,10 @@ def weight_gradient(x: jax.Array, dy: jax.Array, precision: Precision) -> jax.Ar
 
     XLA's CPU backend has two weak spots here, both measured with AVX512 and absent on other backends, where the plain
     product is best. Half-precision products contracted over both leading axes leave the fast path, and a written-out
-    transpose is folded back into the product: a pad of the contracted axis by one zero row keeps it apart (twice as
-    fast). And a product whose left operand is the wider one runs at about 0.6 of the speed of its transpose, so the
-    narrower operand goes left. The barrier keeps the final transpose out of the product: folded in, a bfloat16 product
-    has no implementation and fails when it runs. The platform is the one compiled for, not the one at hand.
+    transpose is folded back into the product: one zero row below the transposed operand keeps it apart (twice as fast).
+    And a product whose left operand is the wider one runs at about 0.6 of the speed of its transpose, so the narrower
+    operand goes left. The barrier keeps the final transpose out of the product: folded in, a bfloat16 product has no
+    implementation and fails when it runs. The platform is the one compiled for, not the one at hand.
     """
     return jax.lax.platform_dependent(
         x,
@@ -103,10 +103,10 @@ def _cpu_weight_gradient(x: jax.Array, dy: jax.Array, precision: Precision) -> j
 
 
 def _leading_product(a: jax.Array, b: jax.Array, precision: Precision) -> jax.Array:
-    # Where a mesh splits the rows, one more row would move a row of every shard to its neighbor.
-    split = jax.sharding.get_abstract_mesh().shape.get("data", 1) > 1
+    # Where a mesh splits the operands, one more row would move a row of every shard to its neighbor.
+    split = any(size > 1 for size in jax.sharding.get_abstract_mesh().shape.values())
     if precision.compute == jnp.bfloat16 and not split:
-        return _dot(jnp.pad(a.T, ((0, 0), (0, 1))), jnp.pad(b, ((0, 1), (0, 0))), 1, 0, precision)
+        return _dot(jnp.pad(a.T, ((0, 1), (0, 0))), b, 1, 0, precision)[: a.shape[1]]
     return _dot(a, b, 0, 0, precision)
 
 

@@ -78,9 +78,13 @@ class Step:
 
 def _signature(args: Any) -> Any:
     leaves, structure = jax.tree.flatten(args)
-    return structure, tuple(
-        (jax.numpy.shape(x), jax.numpy.result_type(x), getattr(x, "weak_type", False)) for x in leaves
-    )
+    return structure, tuple([_leaf_signature(leaf) for leaf in leaves])
+
+
+def _leaf_signature(leaf: Any) -> tuple[Any, ...]:
+    if isinstance(leaf, jax.Array):  # asked for directly: this runs for hundreds of leaves before every step
+        return leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)
+    return jax.numpy.shape(leaf), jax.numpy.result_type(leaf), getattr(leaf, "weak_type", False)
 
 
 def compile_step(

@@ -90,17 +90,22 @@ def global_norm(gradients: Any) -> jax.Array:
 
 
 def _apply(optimizer: optax.GradientTransformation, state: TrainState, gradients: Any, finite: jax.Array) -> TrainState:
-    """The next state: updated where `finite`, otherwise the old parameters and optimizer state."""
-    updates, optimizer_state = relaxed(optimizer).update(gradients, state.optimizer_state, state.trainable)
-    trainable = optax.apply_updates(state.trainable, updates)
+    """The next state: updated where `finite`, otherwise the old parameters and optimizer state.
 
-    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
-        return jnp.where(finite, new, old)
+    A branch, and not a selection leaf by leaf: selecting reads every old value after the new one is made, so donated
+    buffers would be copied first (629 copies instead of 291 in a step of 170 leaves, a fifth of its time on the CPU).
+    """
+    old = (state.trainable, state.optimizer_state)
 
+    def updated() -> tuple[Any, Any]:
+        updates, optimizer_state = relaxed(optimizer).update(gradients, state.optimizer_state, state.trainable)
+        return optax.apply_updates(state.trainable, updates), optimizer_state
+
+    trainable, optimizer_state = jax.lax.cond(finite, updated, lambda: old)
     return TrainState(
         step=state.step + 1,
-        trainable=jax.tree.map(choose, trainable, state.trainable),
-        optimizer_state=jax.tree.map(choose, optimizer_state, state.optimizer_state),
+        trainable=trainable,
+        optimizer_state=optimizer_state,
         skipped=state.skipped + (~finite).astype(jnp.int32),
         consecutive_skips=jnp.where(finite, 0, state.consecutive_skips + 1),
         key=state.key,

@@ -3,7 +3,11 @@
 The published code (GAIR-Lab/IISAN, no license, no package) is not installable, so this stands in for it in speed
 comparisons. It keeps the cost structure of the published step and nothing of its text: all thirteen hidden states of
 each slot arrive as one tensor, every slot of the window is encoded (padding and duplicates too), the towers are
-sequential modules, and the loss masks are built in a Python loop over users and positions.
+sequential modules, and the loss masks are built in a Python loop over users and positions and written user by user
+into the logits that the gradient flows through. Automatic differentiation records each of these writes, and its
+backward pass copies the whole gradient of the logits once per write: the cost of the published loss grows with the
+cube of the batch. `masking="at_once"` forms the same mask first and applies it in one operation, which is how the step
+would look after that one repair; both give the same loss and gradients.
 """
 
 import torch
@@ -101,12 +105,25 @@ class UserEncoder(nn.Module):
 
 
 class CachedIisan(nn.Module):
-    """The whole step up to the loss: hidden states of each slot in, mean debiased cross-entropy out."""
+    """The whole step up to the loss: hidden states of each slot in, mean debiased cross-entropy out.
 
-    def __init__(self, width: int = 768, bottleneck: int = 64, embedding: int = 64, dropout: float = 0.1):
+    Args:
+        width, bottleneck, embedding, dropout: as published by default.
+        masking: "per_user" as published, or "at_once"; see the module docstring.
+    """
+
+    def __init__(
+        self,
+        width: int = 768,
+        bottleneck: int = 64,
+        embedding: int = 64,
+        dropout: float = 0.1,
+        masking: str = "per_user",
+    ):
         super().__init__()
         self.items = ItemEncoder(width, bottleneck, embedding)
         self.users = UserEncoder(embedding, dropout=dropout)
+        self.masking = masking
 
     def forward(
         self, windows: torch.Tensor, image: torch.Tensor, text: torch.Tensor, log_popularity: torch.Tensor
@@ -118,15 +135,31 @@ class CachedIisan(nn.Module):
         states = self.users(embeddings.view(batch, slots, -1)[:, :-1], real)
         ids = windows.flatten()
         logits = states.flatten(0, 1) @ embeddings.T - log_popularity[ids]
-        targets = torch.zeros(batch, slots - 1, dtype=torch.long)
-        excluded = torch.zeros(batch, slots - 1, ids.shape[0], dtype=torch.bool)
-        for user in range(batch):
-            own = torch.isin(ids, windows[user]) | (ids == 0)
-            excluded[user] = own
-            for position in range(slots - 1):
-                target = user * slots + position + 1
-                targets[user, position] = target
-                excluded[user, position, target] = False
-        logits = logits.masked_fill(excluded.flatten(0, 1), -1e4)
+        logits = logits.view(batch, slots - 1, batch * slots)
+        mask = _mask_at_once if self.masking == "at_once" else _mask_per_user
+        logits = mask(logits, windows).flatten(0, 1)
+        targets = torch.arange(batch)[:, None] * slots + torch.arange(1, slots)
         rows = real.flatten()
         return nn.functional.cross_entropy(logits[rows], targets.flatten()[rows])
+
+
+def _excluded(windows: torch.Tensor, user: int) -> torch.Tensor:
+    """bool[L, B(L + 1)], the candidates that are no negatives of a user, built position by position."""
+    slots = windows.shape[1]
+    ids = windows.flatten()
+    own = (ids[None, :] == windows[user][:, None]).any(dim=0) | (ids == 0)
+    excluded = own.repeat(slots - 1, 1)
+    for position in range(slots - 1):
+        excluded[position, user * slots + position + 1] = False
+    return excluded
+
+
+def _mask_per_user(logits: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+    for user in range(len(windows)):
+        logits[user][_excluded(windows, user)] = -1e4
+    return logits
+
+
+def _mask_at_once(logits: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+    excluded = torch.stack([_excluded(windows, user) for user in range(len(windows))])
+    return logits.masked_fill(excluded, -1e4)

@@ -23,6 +23,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "errors": set(),
     "folders": {"errors"},
     "artifacts": {"errors", "folders"},
+    "host_memory": set(),
     "doctor": GROUND | {"profiling"},
     "launch": GROUND,
     "tree": GROUND,
@@ -39,7 +40,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "interop": GROUND | LEARNED,
     "training": GROUND | LEARNED | {"losses", "metrics", "data", "interop"},
     "profiling": GROUND | MODELS,
-    "benchmark": GROUND | ALL_BELOW_BENCHMARK,
+    "benchmark": GROUND | ALL_BELOW_BENCHMARK | {"host_memory"},
     "cli": GROUND | ALL_BELOW_BENCHMARK | {"benchmark", "doctor"},
 }
 
