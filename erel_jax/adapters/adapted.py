@@ -5,21 +5,24 @@ Two shapes serve the two tasks:
 - `dual_encoder`: each tower gives its own vector, so a query and an item can be encoded apart (retrieval);
 - `item_encoder`: the towers of one item are fused into one vector (recommendation).
 
-Parameters are `{"towers": {modality: …}, "head": …}`. A cached method has no towers in its parameters: it is fed with
-what the towers said once.
+Parameters are `{"towers": {modality: …}, "head": …}`, and for side networks `"standardize"`, the fixed shift and scale of
+what they read (`standardized` measures it). A cached method has no towers in its parameters: it is fed with what the
+towers said once.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from erel_jax import module
 from erel_jax.adapters.iisan import iisan
 from erel_jax.adapters.method import Method
 from erel_jax.adapters.side_tower import side_tower
+from erel_jax.adapters.standardize import measure_standardization, standardization_spec, standardize
 from erel_jax.adapters.taps import tap_states
 from erel_jax.encoders.encoded import Encoder
 from erel_jax.layers import FLOAT32, Precision, dense
@@ -101,7 +104,7 @@ def dual_encoder(
         outputs = {}
         for name, given in inputs.items():
             tower = params["towers"][name] if not method.cached else None
-            states = adapted.read(name, tower, given, key=key, train=train)
+            states = _standard(params, name, adapted.read(name, tower, given, key=key, train=train))
             part = params["head"][name]
             if name in sides:
                 states = sides[name].apply(part["side"], states)
@@ -167,7 +170,7 @@ def item_encoder(
         states = {}
         for name in encoders:
             tower = params["towers"][name] if not method.cached else None
-            states[name] = adapted.read(name, tower, inputs[name], key=key, train=train)
+            states[name] = _standard(params, name, adapted.read(name, tower, inputs[name], key=key, train=train))
         return fuse(params["head"], states, presence).astype(jnp.float32)
 
     trains_head = () if method.head == "none" else ("head/.*",)
@@ -188,6 +191,8 @@ def _adapted(
     scale: float = 1.0,
 ) -> Adapted:
     spec = dict(heads.spec)
+    if taps:
+        spec["standardize"] = {n: standardization_spec(len(taps[n]), encoders[n].width) for n in encoders}
     if not method.cached:
         spec["towers"] = {name: method.rewrite(encoder.module.spec) for name, encoder in encoders.items()}
     in_towers = tuple(f"towers/[^/]+/(?:{pattern})" for pattern in method.trains)
@@ -212,6 +217,23 @@ def tower_parameters(adapted: Adapted, key: jax.Array, towers: Mapping[str, Any]
     """
     existing = {} if adapted.method.cached else {"towers": dict(towers)}
     return module.fill(key, adapted.module.spec, existing)
+
+
+def standardized(adapted: Adapted, params: Any, sample: Callable[[str], np.ndarray]) -> Any:
+    """Parameters whose side networks read standardized states; those of other methods as they are.
+
+    Args:
+        adapted: the model.
+        params: its parameters.
+        sample: `sample(modality) -> float[N, K, D]`, taps of some items that have this modality.
+    """
+    if "standardize" not in params:
+        return params
+    return {**params, "standardize": {name: measure_standardization(sample(name)) for name in adapted.encoders}}
+
+
+def _standard(params: Any, name: str, states: jax.Array) -> jax.Array:
+    return standardize(params["standardize"][name], states) if "standardize" in params else states
 
 
 def _affine_heads(encoders: Mapping[str, Encoder], embedding: int, fixed: bool) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from erel_jax import module
-from erel_jax.adapters.adapted import Adapted, item_encoder, read_tower, tower_parameters
-from erel_jax.adapters.method import named_method
+from erel_jax.adapters.adapted import Adapted, item_encoder, read_tower, standardized, tower_parameters
+from erel_jax.adapters.method import Method, named_method
 from erel_jax.benchmark.config import BenchConfig
 from erel_jax.benchmark.messages import Messenger
 from erel_jax.benchmark.next_item import ITEMS_LIVE, Batches, NextItem, next_item
@@ -22,15 +22,17 @@ from erel_jax.benchmark.record import Record
 from erel_jax.benchmark.report.gallery import GalleryQuery, GalleryResult
 from erel_jax.benchmark.states import stored_states
 from erel_jax.benchmark.training_run import Trained, Training, run_fingerprint, train
+from erel_jax.errors import DataError
 from erel_jax.layers import precision as precisions
 from erel_jax.profiling import Timing, describe_environment, environment_reasons, latency, throughput
 from erel_jax.recommendation.sasrec import SasrecConfig
 from erel_jax.sharding import compile_step
 
-BATCH = 64
-EPOCHS_CACHED, EPOCHS_LIVE = 30, 5
+BATCH_CACHED, BATCH_LIVE = 128, 64
+EPOCHS_CACHED, EPOCHS_LIVE = 25, 5
 SECONDS_LIVE = 90.0
 EMBEDDING = 64
+SAMPLE = 2048  # items that the standardization of side networks is measured on
 HEADLINE = "hr@10"
 
 
@@ -79,8 +81,9 @@ def fit_method(problem: Problem, name: str, seed: int, messenger: Messenger) -> 
     if method.cached:
         states, extract_seconds = _catalog(problem, adapted, messenger)
         params["catalog"] = {"states": states}
+    params = standardized(adapted, params, lambda modality: _sample(problem, adapted, params, modality))
     epochs = config.epochs or (EPOCHS_CACHED if method.cached else EPOCHS_LIVE)
-    batches = Batches(problem, adapted, config.batch_size or BATCH, epochs, seed)
+    batches = Batches(problem, adapted, _batch_size(config, method), epochs, seed)
 
     def evaluate(params: Any) -> float:
         vectors = model.item_vectors(params, lambda n, m: messenger.progress("encoding items", n, m))
@@ -103,6 +106,8 @@ def fit_method(problem: Problem, name: str, seed: int, messenger: Messenger) -> 
             epochs=epochs,
             seed=seed,
             seconds=config.seconds_per_method or (None if method.cached else SECONDS_LIVE),
+            # A live method is usually stopped by its time limit, before a schedule that ends at zero could help.
+            schedule="cosine" if method.cached else "constant",
             evaluate=evaluate,
             folder=config.out_folder / "checkpoints" / f"{name}-seed{seed}",
             fingerprint=fingerprint,
@@ -110,6 +115,10 @@ def fit_method(problem: Problem, name: str, seed: int, messenger: Messenger) -> 
         messenger,
     )
     return model, trained, extract_seconds
+
+
+def _batch_size(config: BenchConfig, method: Method) -> int:
+    return config.batch_size or (BATCH_CACHED if method.cached else BATCH_LIVE)
 
 
 def learned_record(
@@ -157,7 +166,7 @@ def learned_record(
         query_seconds_p50=timing.p50,
         query_seconds_p99=timing.p99,
         bytes_per_item=float(EMBEDDING * 4),
-        batch_size=problem.config.batch_size or BATCH,
+        batch_size=_batch_size(problem.config, model.adapted.method),
         dropped=problem.dropped,
         notes=tuple(trained.notes),
         unavailable={**trained.unavailable, **environment_reasons(environment)},
@@ -192,6 +201,24 @@ def _catalog(problem: Problem, adapted: Adapted, messenger: Messenger) -> tuple[
     return stored, seconds
 
 
+def _sample(problem: Problem, adapted: Adapted, params: Any, modality: str) -> np.ndarray:
+    """Taps float[N, K, D] of up to `SAMPLE` training items spread over the catalog that have this modality."""
+    column = list(problem.towers).index(modality)
+    known = np.flatnonzero(problem.presence[:, column] & (problem.sequences.train_counts > 0))
+    if not len(known):
+        raise DataError(f"no training item has a {modality}; leave this encoder out or check the items.")
+    rows = known[np.linspace(0, len(known) - 1, min(SAMPLE, len(known))).astype(int)]
+    if adapted.method.cached:
+        return np.asarray(params["catalog"]["states"][modality][rows], np.float32)
+    tower, taps = problem.towers[modality], adapted.taps[modality]
+    step = compile_step(lambda params, inputs: read_tower(tower.encoder, params, inputs, taps))
+    parts = []
+    for start in range(0, len(rows), ITEMS_LIVE):
+        chunk = np.resize(rows[start : start + ITEMS_LIVE], ITEMS_LIVE)
+        parts.append(np.asarray(step(tower.params, problem.inputs(modality, chunk)), np.float32))
+    return np.concatenate(parts)[: len(rows)]
+
+
 def query_latency(problem: Problem, model: NextItem, params: Any, vectors: jax.Array) -> Timing:
     """One user at a time: encode the history, score the whole catalog, take the ten best."""
     histories = problem.sequences.test.histories
@@ -209,7 +236,7 @@ def query_latency(problem: Problem, model: NextItem, params: Any, vectors: jax.A
 def encode_speed(problem: Problem, adapted: Adapted, params: Any) -> float:
     """Items per second from raw inputs to vectors, through the towers also for cached methods."""
     towers = {name: tower.params for name, tower in problem.towers.items()}
-    model = {k: v for k, v in params.items() if k in ("towers", "head")}
+    model = {k: v for k, v in params.items() if k in ("towers", "head", "standardize")}
 
     def encode(model: Any, towers: Any, inputs: Any, presence: jax.Array) -> jax.Array:
         if adapted.method.cached:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from erel_jax import module
-from erel_jax.adapters.adapted import Adapted, dual_encoder, read_tower, tower_parameters
+from erel_jax.adapters.adapted import Adapted, dual_encoder, read_tower, standardized, tower_parameters
 from erel_jax.adapters.method import named_method
 from erel_jax.adapters.taps import tap_states
 from erel_jax.benchmark.config import BenchConfig
@@ -33,6 +33,7 @@ from erel_jax.sharding import Step, compile_step
 BATCH = 256
 EPOCHS = 7
 ENCODE_BATCH = 256
+SAMPLE = 2048  # texts or pictures that the standardization of side networks is measured on
 HEADLINE = "recall@10"
 
 
@@ -60,6 +61,7 @@ def run_method(config: BenchConfig, name: str, seed: int, command: str, messenge
     towers = {modality: tower.params for modality, tower in problem.towers.items()}
     params = tower_parameters(adapted, jax.random.key(seed), towers)
     feeds = Feeds(problem, adapted, messenger)
+    params = standardized(adapted, params, feeds.sample)
     peak, environment = PeakMeter(), describe_environment(config.precision)
     trained = _train(problem, adapted, params, feeds, seed, messenger) if adapted.trainable else None
     params = trained.params if trained is not None else params
@@ -126,6 +128,18 @@ class Feeds:
         if self.adapted.method.cached:
             return np.asarray(self._states[modality, split][rows])
         return self.problem.inputs(modality, split, rows)
+
+    def sample(self, modality: str) -> np.ndarray:
+        """What the tower says of some training texts or pictures, float32[N, …]."""
+        total = self.problem.rows(modality, "train")
+        rows = np.linspace(0, total - 1, min(SAMPLE, total)).astype(int)
+        if self.adapted.method.cached:
+            return np.asarray(self(modality, "train", rows), np.float32)
+        step, tower, parts = compile_step(self._read(modality)), self.problem.towers[modality], []
+        for start in range(0, len(rows), ENCODE_BATCH):
+            chunk = np.resize(rows[start : start + ENCODE_BATCH], ENCODE_BATCH)
+            parts.append(np.asarray(step(tower.params, self.problem.inputs(modality, "train", chunk)), np.float32))
+        return np.concatenate(parts)[: len(rows)]
 
     def _taps(self, modality: str) -> tuple[int, ...] | None:
         encoder = self.problem.encoders[modality]
