@@ -5,8 +5,8 @@ Two shapes serve the two tasks:
 - `dual_encoder`: each tower gives its own vector, so a query and an item can be encoded apart (retrieval);
 - `item_encoder`: the towers of one item are fused into one vector (recommendation).
 
-Parameters are `{"towers": {modality: …}, "head": …}`, and for side networks `"standardize"`, the fixed shift and scale of
-what they read (`standardized` measures it). A cached method has no towers in its parameters: it is fed with what the
+Parameters are `{"towers": {modality: …}, "head": …}`, and for side networks `"standardize"`, the fixed shift and scale
+of what they read (`standardized` measures it). A cached method has no towers in its parameters: it is fed with what the
 towers said once.
 """
 
