@@ -4,6 +4,7 @@
 profiles one method under the full-ranking protocol (all items, history masked, leave-one-out).
 """
 
+import html
 import time
 from typing import Any
 
@@ -266,16 +267,21 @@ def gallery(problem: Problem, model: NextItem, params: Any, vectors: jax.Array) 
         best = [i for i in np.argsort(-row, kind="stable")[:5] if np.isfinite(row[i])]
         results = [
             GalleryResult(
-                text=problem.titles[i + 1] or problem.sequences.item_ids[i],
+                text=_shown(problem, i + 1),
                 png=_picture(problem, i + 1),
                 score=float(row[i]),
                 relevant=bool(i + 1 == test.targets[user]),
             )
             for i in best
         ]
-        history = [problem.titles[i] or problem.sequences.item_ids[i - 1] for i in test.histories[user] if i][-3:]
+        history = [_shown(problem, i) for i in test.histories[user] if i][-3:]
         queries.append(GalleryQuery(query_text="\n".join(history), query_png=None, results=results))
     return queries
+
+
+def _shown(problem: Problem, number: int) -> str:
+    """An item's title as a person reads it; encoders get the raw one, entities and all, as published."""
+    return html.unescape(problem.titles[number]) or problem.sequences.item_ids[number - 1]
 
 
 def _picture(problem: Problem, number: int) -> bytes | None:

@@ -5,7 +5,9 @@ checkpoints, keep the best epoch by the validation metric (or the last), and rea
 what ran.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import shutil
 import time
@@ -43,7 +45,8 @@ class Training:
         clip_norm: of the gradient, None for none.
         evaluate: validation metric of parameters, higher is better; None keeps the last epoch.
         patience: stop after so many epochs without a better one.
-        folder: where checkpoints live until the job is done.
+        folder: where checkpoints live until the job is done, one folder in it per fingerprint: what an interrupted run
+            with other settings left is neither continued nor in the way.
         fingerprint: of the run, for its checkpoints.
     """
 
@@ -93,6 +96,8 @@ def train(training: Training, messenger: Messenger) -> Trained:
         PreemptedError: asked to stop; saved.
         NonFiniteError: the loss stayed non-finite.
     """
+    home = training.folder
+    training = dataclasses.replace(training, folder=home / _digest(training.fingerprint))
     trainable, frozen = tree.partition(training.params, training.trainable)
     warmup = training.steps // 10 if training.schedule == "cosine" else 0
     optimizer = adam(
@@ -127,6 +132,8 @@ def train(training: Training, messenger: Messenger) -> Trained:
     if compiled.bytes is not None:
         notes.append(f"compiled step: {compiled.bytes / 2**20:.0f} MiB (arguments, results and temporaries)")
     shutil.rmtree(training.folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # what another run left stays
+        home.rmdir()
     return Trained(params=params, costs=costs, notes=notes, unavailable=unavailable)
 
 
@@ -278,6 +285,10 @@ def _costs(run: _Epochs, peak: Any, energy: EnergyMeter, flops: float) -> tuple[
     if run.skipped:
         run.notes.append(f"{run.skipped} steps skipped because their loss or gradient was not finite")
     return costs, unavailable
+
+
+def _digest(fingerprint: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def run_fingerprint(**values: Any) -> dict[str, Any]:

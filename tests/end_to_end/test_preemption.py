@@ -72,13 +72,14 @@ def training(output: Path) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads /proc")
 def test_sigterm_saves_and_the_same_command_goes_on(start, erel, pairs, encoders, tmp_path) -> None:
     towers = ("--text-encoder", encoders["text"], "--image-encoder", encoders["image"])
-    epochs = ("--methods", "linear_probe", "--epochs", "3000", "--batch-size", "8", "--out", "run")
+    epochs = ("--methods", "linear_probe", "--batch-size", "8", "--epochs", "9000", "--out", "run")
     command = ("bench", "--data", pairs, *towers, *epochs)
     output = tmp_path / "output.txt"
 
     # Before training there is nothing to save, but the code and the words are the same.
     process = start(*command)
     wait_for(lambda: process.poll() is not None or "retrieval on" in output.read_text())
+    assert process.poll() is None, output.read_text()
     wait_for(lambda: bool(children(process)))
     worker = children(process)[0]
     process.send_signal(signal.SIGTERM)
@@ -89,6 +90,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(start, erel, pairs, encoders
     # During training, and to the whole process group, as a scheduler or a terminal sends it.
     process = start(*command)
     wait_for(lambda: process.poll() is not None or training(output), 240)
+    assert process.poll() is None, output.read_text()
     worker = children(process)[0]
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(60) == 75, output.read_text()
@@ -96,12 +98,17 @@ def test_sigterm_saves_and_the_same_command_goes_on(start, erel, pairs, encoders
     assert "Traceback" not in said and "saved in" in said
     assert not alive(worker)
     folder = tmp_path / "run" / "checkpoints" / "linear_probe-seed0"
-    assert (folder / "spent.json").exists()
-    spent = json.loads((folder / "spent.json").read_text())["train_seconds"]
+    (spent_file,) = folder.glob("*/spent.json")
+    spent = json.loads(spent_file.read_text())["train_seconds"]
+
+    # Other settings in between neither continue from there nor are stopped by it.
+    other = erel(*command[:-3], "2", *command[-2:])
+    assert other.returncode == 0 and "resumed" not in other.stdout, other.stdout + other.stderr
 
     # Ctrl-C while it goes on: 130, and again nothing is lost.
     process = start(*command)
     wait_for(lambda: process.poll() is not None or training(output), 240)
+    assert process.poll() is None, output.read_text()
     assert "resumed at step" in output.read_text()
     worker = children(process)[0]
     os.killpg(process.pid, signal.SIGINT)
