@@ -37,7 +37,7 @@ def drawn(spec, seed=1):
         ("frozen", 100_224),
     ],
 )
-def test_trainable_parameters_of_the_released_baselines(name, trainable):
+def test_trainable_parameters_of_the_released_baselines(name: str, trainable: int):
     encoders = {"text": bert(BertConfig.base("pooler")), "image": vit(VitConfig.base_16())}
     adapted = item_encoder(encoders, METHODS[name])
     spec = {**adapted.module.spec, "user": sasrec().spec}
@@ -45,7 +45,7 @@ def test_trainable_parameters_of_the_released_baselines(name, trainable):
     assert module.count(selected) == trainable
     towers = sum(module.count(encoder.module.spec) for encoder in encoders.values())
     added = {"full": 206_912, "bitfit": 206_912, "lora": 206_912 + 589_824, "houlsby": 4_965_440}
-    new = added[name] if name in added else trainable
+    new = added.get(name, trainable)
     if name == "frozen":
         assert module.count(rest) == 98_432 + 8_256 and module.count(selected) == 100_224
     else:
