@@ -15,7 +15,6 @@ import numpy as np
 from erel_jax import module
 from erel_jax.adapters.adapted import Adapted, dual_encoder, read_tower, standardized, tower_parameters
 from erel_jax.adapters.method import named_method
-from erel_jax.adapters.taps import tap_states
 from erel_jax.benchmark.config import BenchConfig
 from erel_jax.benchmark.messages import Messenger
 from erel_jax.benchmark.record import Record
@@ -142,8 +141,7 @@ class Feeds:
         return np.concatenate(parts)[: len(rows)]
 
     def _taps(self, modality: str) -> tuple[int, ...] | None:
-        encoder = self.problem.encoders[modality]
-        return tap_states(encoder.layers) if self.adapted.method.reads == "taps" else None
+        return self.adapted.taps.get(modality)
 
     def _read(self, modality: str):
         encoder, taps = self.problem.encoders[modality], self._taps(modality)
@@ -252,7 +250,7 @@ def _encoder_step(adapted: Adapted, modality: str) -> Step:
 def _end_to_end_step(problem: Problem, adapted: Adapted, modality: str) -> Step:
     """Raw inputs → unit vectors, as a new item or query is encoded: through the tower also for cached methods."""
     encoder = problem.encoders[modality]
-    taps = tap_states(encoder.layers) if adapted.method.reads == "taps" else None
+    taps = adapted.taps.get(modality)
 
     def encode(params_and_towers: Any, inputs: Any) -> jax.Array:
         params, towers = params_and_towers

@@ -139,7 +139,8 @@ class InThisProcess:
 def quick(monkeypatch, capsys, tmp_path) -> Callable[..., SimpleNamespace]:
     """Runs `erel` in this process, workers too; gives `code`, `out` and `err`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(worker_process.subprocess, "Popen", InThisProcess)
+    stand_in = SimpleNamespace(**{**vars(subprocess), "Popen": InThisProcess})
+    monkeypatch.setattr(worker_process, "subprocess", stand_in)
 
     def run(*arguments: object) -> SimpleNamespace:
         try:

@@ -1,0 +1,43 @@
+"""Every registered method runs in both tasks on a person's own small data and leaves a whole record.
+
+The side networks take the most ways of their own through the tasks, so they run always; the others are marked slow.
+"""
+
+import pytest
+
+from erel_jax.adapters.method import METHODS
+from erel_jax.benchmark.record import read_records
+
+SIDE = [name for name, method in METHODS.items() if method.head == "side"]
+OTHERS = [name for name in METHODS if name not in SIDE]
+GROUPS = [pytest.param(SIDE, id="side"), pytest.param(OTHERS, id="others", marks=pytest.mark.slow)]
+
+
+def _whole(path, names) -> None:
+    records = {record.method: record for record in read_records(path)}
+    assert set(names) <= set(records)
+    for name in names:
+        record = records[name]
+        assert record.metrics and all(0 <= value <= 1 for value in record.metrics.values())
+        assert record.recompiles_after_warmup == 0
+        if record.kind == "learned":
+            assert record.trainable_parameters and record.train_step_seconds and record.train_flops_per_step
+
+
+@pytest.mark.parametrize("names", GROUPS)
+def test_in_retrieval(quick, pairs, encoders, tmp_path, names) -> None:
+    towers = ("--text-encoder", encoders["text"], "--image-encoder", encoders["image"])
+    options = ("--methods", ",".join(names), "--epochs", 1, "--batch-size", 8, "--out", "run")
+    done = quick("bench", "--data", pairs, *towers, *options)
+    assert done.code == 0, done.out + done.err
+    _whole(tmp_path / "run" / "records.jsonl", names)
+
+
+@pytest.mark.parametrize("names", GROUPS)
+def test_in_recommendation(quick, sequences, encoders, tmp_path, names) -> None:
+    inputs = ("--data", sequences / "users.tsv", "--items", sequences / "items.tsv", "--images", sequences / "pictures")
+    towers = ("--text-encoder", encoders["text"], "--image-encoder", encoders["image"])
+    options = ("--methods", ",".join(names), "--epochs", 1, "--batch-size", 16, "--out", "run")
+    done = quick("bench", "--task", "recommendation", *inputs, *towers, *options)
+    assert done.code == 0, done.out + done.err
+    _whole(tmp_path / "run" / "records.jsonl", names)
