@@ -18,7 +18,7 @@ def _whole(path, names) -> None:
     assert set(names) <= set(records)
     for name in names:
         record = records[name]
-        assert record.metrics and all(0 <= value <= 1 for value in record.metrics.values())
+        assert record.metrics and all(value is not None and 0 <= value <= 1 for value in record.metrics.values())
         assert record.recompiles_after_warmup == 0
         if record.kind == "learned":
             assert record.trainable_parameters and record.train_step_seconds and record.train_flops_per_step
