@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from erel_jax.encoders.encoded import Encoder
-from erel_jax.encoders.states import check_text_inputs
+from erel_jax.encoders.states import block_layer, check_text_inputs
 from erel_jax.encoders.tower import Entry, tower
 from erel_jax.errors import ConfigError, suggest
 from erel_jax.layers import (
@@ -115,7 +115,8 @@ def bert(config: BertConfig, precision: Precision = FLOAT32, *, remat: bool = Fa
         def pool(state: jax.Array) -> jax.Array:
             return masked_mean(state, mask) if config.pooling == "mean" else first_token(state)
 
-        return Entry(_embed(config, precision, params["embeddings"], ids), mask[:, None, None, :], pool, mask)
+        layer = block_layer(config.block, precision, mask[:, None, None, :])
+        return Entry(_embed(config, precision, params["embeddings"], ids), layer, pool, mask)
 
     def head(params: Any, pooled: jax.Array) -> jax.Array:
         if config.pooling != "pooler":

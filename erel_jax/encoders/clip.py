@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from erel_jax.encoders.encoded import Encoder
-from erel_jax.encoders.states import check_pixels, check_text_inputs
+from erel_jax.encoders.states import block_layer, check_pixels, check_text_inputs
 from erel_jax.encoders.tower import Entry, tower
 from erel_jax.encoders.vit import check_patches, embed_image, image_embeddings_spec
 from erel_jax.errors import ConfigError
@@ -168,7 +168,7 @@ def clip_text(config: ClipTextConfig, precision: Precision = FLOAT32, *, remat: 
         positions = embeddings["position"]["table"][: ids.shape[1]].astype(precision.accumulate)
         x = embed_tokens(embeddings["token"]["table"], ids).astype(precision.accumulate) + positions[None]
         visible = mask[:, None, None, :] & jnp.tri(ids.shape[1], dtype=bool)[None, None]
-        return Entry(x, visible, lambda state: token_at(state, ends), mask)
+        return Entry(x, block_layer(config.block, precision, visible), lambda state: token_at(state, ends), mask)
 
     def top(params: Any, state: jax.Array) -> jax.Array:
         return layer_norm(params["final_norm"], state, config.eps)
@@ -211,7 +211,8 @@ def clip_vision(config: ClipVisionConfig, precision: Precision = FLOAT32, *, rem
     def enter(params: Any, inputs: Mapping[str, jax.Array]) -> Entry:
         pixels = check_pixels(inputs, config.image_size, config.channels)
         embedded = embed_image(params["embeddings"], pixels, config.patch, precision)
-        return Entry(layer_norm(params["embeddings"]["norm"], embedded, config.eps), None, first_token, None)
+        x = layer_norm(params["embeddings"]["norm"], embedded, config.eps)
+        return Entry(x, block_layer(config.block, precision, None), first_token, None)
 
     def head(params: Any, pooled: jax.Array) -> jax.Array:
         return _project(params, layer_norm(params["final_norm"], pooled, config.eps), precision)

@@ -17,6 +17,22 @@ from erel_jax.errors import ConfigError
 from erel_jax.layers import BlockConfig, Precision, block, run_stack
 
 Pool = Callable[[jax.Array], jax.Array]
+Layer = Callable[[Any, jax.Array], jax.Array]
+
+
+def block_layer(config: BlockConfig, precision: Precision, mask: jax.Array | None) -> Layer:
+    """The layer of encoders made of plain blocks.
+
+    Args:
+        config: one block.
+        precision: dtypes of the block.
+        mask: bool broadcastable to [B, H, L, L], True where a token may look, or None.
+    """
+
+    def layer(params: Any, state: jax.Array) -> jax.Array:
+        return block(config, precision, params, state, mask)
+
+    return layer
 
 
 class States(NamedTuple):
@@ -34,11 +50,9 @@ class States(NamedTuple):
 
 
 def run_states(
-    config: BlockConfig,
-    precision: Precision,
+    layer: Layer,
     params: Any,
     x: jax.Array,
-    mask: jax.Array | None,
     *,
     layers: int,
     pool: Pool,
@@ -50,11 +64,9 @@ def run_states(
     """Runs a stack of blocks as deep as needed.
 
     Args:
-        config: one block.
-        precision: dtypes of the blocks.
-        params: parameters of `layers.stack_spec(config, layers)`.
+        layer: `layer(params of one layer, state) -> state`, see `block_layer`.
+        params: parameters with a leading axis of size `layers`, or a list of `layers` trees.
         x: float[B, L, D], state 0.
-        mask: bool broadcastable to [B, H, L, L], True where a token may look, or None.
         layers: number of layers in the stack.
         pool: from one state float[B, L, D] to a vector per row float[B, D].
         taps: indices of the states to pool, or None.
@@ -73,9 +85,6 @@ def run_states(
     elif not (last or hidden_states):
         raise ConfigError("nothing to compute: ask for embedding, tokens, hidden_states or taps.")
     depth = layers if last or hidden_states else max(taps or (layers,))
-
-    def layer(layer_params: Any, state: jax.Array) -> jax.Array:
-        return block(config, precision, layer_params, state, mask)
 
     def emit(state: jax.Array) -> tuple[jax.Array | None, jax.Array | None]:
         pooled = None if taps is None else pool(state).astype(jnp.float32)

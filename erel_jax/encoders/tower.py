@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from erel_jax.encoders.encoded import Encoded, Encoder
-from erel_jax.encoders.states import Pool, run_states, stored
+from erel_jax.encoders.states import Layer, Pool, run_states, stored
 from erel_jax.layers import Precision
 from erel_jax.module import Module
 
@@ -21,13 +21,13 @@ class Entry(NamedTuple):
 
     Attributes:
         x: float[B, L, D], state 0.
-        attention_mask: bool broadcastable to [B, H, L, L], or None.
+        layer: `layer(params of one layer, state) -> state`; it closes over the batch's masks and positions.
         pool: from a state float[B, L, D] to float[B, D].
         mask: bool[B, L] of real tokens, or None where all are.
     """
 
     x: jax.Array
-    attention_mask: jax.Array | None
+    layer: Layer
     pool: Pool
     mask: jax.Array | None
 
@@ -48,7 +48,7 @@ def tower(
 
     Args:
         modality, embedding_width: as in `Encoder`.
-        config: the architecture's config; `block`, `layers` and `width` are read here.
+        config: the architecture's config; `layers` and `width` are read here.
         spec: parameters, with the stack under "layers".
         precision, remat: dtypes of the encoder, and whether the backward pass recomputes layers.
         enter: `enter(params, inputs)` checks the inputs and embeds them.
@@ -70,11 +70,9 @@ def tower(
         key: jax.Array | None = None,
         train: bool = False,
     ) -> Encoded:
-        x, attention_mask, pool, mask = enter(params, inputs)
+        x, layer, pool, mask = enter(params, inputs)
         depth = {"layers": config.layers, "last": embedding or tokens, "hidden_states": hidden_states}
-        states = run_states(
-            config.block, precision, params["layers"], x, attention_mask, pool=pool, taps=taps, remat=remat, **depth
-        )
+        states = run_states(layer, params["layers"], x, pool=pool, taps=taps, remat=remat, **depth)
         return Encoded(
             embedding=head(params, pool(states.last)).astype(jnp.float32) if embedding else None,
             tokens=top(params, states.last).astype(jnp.float32) if tokens else None,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from erel_jax.encoders.encoded import Encoder
-from erel_jax.encoders.states import check_pixels
+from erel_jax.encoders.states import block_layer, check_pixels
 from erel_jax.encoders.tower import Entry, tower
 from erel_jax.errors import ConfigError
 from erel_jax.layers import (
@@ -110,7 +110,8 @@ def vit(config: VitConfig, precision: Precision = FLOAT32, *, remat: bool = Fals
 
     def enter(params: Any, inputs: Mapping[str, jax.Array]) -> Entry:
         pixels = check_pixels(inputs, config.image_size, config.channels)
-        return Entry(embed_image(params["embeddings"], pixels, config.patch, precision), None, first_token, None)
+        layer = block_layer(config.block, precision, None)
+        return Entry(embed_image(params["embeddings"], pixels, config.patch, precision), layer, first_token, None)
 
     def normalize(params: Any, state: jax.Array) -> jax.Array:
         return layer_norm(params["final_norm"], state, config.eps)

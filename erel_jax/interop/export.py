@@ -10,10 +10,9 @@ from safetensors.numpy import save_file
 
 from erel_jax.artifacts import MANIFEST_NAME, ArtifactDir
 from erel_jax.encoders import BertConfig, Encoder
-from erel_jax.interop.configurations import document_of
+from erel_jax.interop.configurations import document_of, family_of
 from erel_jax.interop.safetensors_folder import WEIGHTS, read_json
 from erel_jax.interop.sentence_transformers import settings_files
-from erel_jax.interop.weight_maps import WEIGHT_MAPS
 from erel_jax.interop.weights import write_tensors
 
 
@@ -47,7 +46,7 @@ def save_encoder(
         CheckpointError: parameters without a place in the original model.
     """
     document = document_of(encoder.config)
-    tensors = write_tensors(params, WEIGHT_MAPS[document["model_type"]](encoder.config))
+    tensors = write_tensors(params, family_of(encoder.config).weights(encoder.config))
     document["dtype"] = str(jax.tree.leaves(params)[0].dtype)
     files: dict[str, Any] = {"config.json": document}
     if isinstance(encoder.config, BertConfig) and encoder.config.pooling != "pooler":

@@ -20,14 +20,14 @@ from erel_jax.artifacts import verify_manifest
 from erel_jax.encoders import ENCODERS, Encoder
 from erel_jax.errors import CheckpointError, ConfigError
 from erel_jax.folders import safe_join
-from erel_jax.interop.configurations import CONFIG_READERS, towers
+from erel_jax.interop.configurations import towers
 from erel_jax.interop.export import is_artifact
+from erel_jax.interop.families import FAMILIES
 from erel_jax.interop.hub import Source, locate
 from erel_jax.interop.image_processor import ImageProcessor, read_image_processor
 from erel_jax.interop.safetensors_folder import TensorFolder, read_json
 from erel_jax.interop.sentence_transformers import SentenceSettings, read_settings
 from erel_jax.interop.tokenizer import TextTokenizer, read_tokenizer
-from erel_jax.interop.weight_maps import WEIGHT_MAPS
 from erel_jax.interop.weights import read_params
 from erel_jax.layers import FLOAT32, Precision
 
@@ -167,14 +167,16 @@ def _load(
     pooling: str | None = None,
     remat: bool = False,
 ) -> Loaded:
-    settings = read_settings(source.folder, source.link_root) if kind == "bert" else SentenceSettings()
-    if pooling is not None and kind != "bert":
-        raise ConfigError(f"got pooling {pooling!r} for {source.name}; only BERT encoders have a choice.")
+    family = FAMILIES[kind]
+    settings = read_settings(source.folder, source.link_root) if family.poolings else SentenceSettings()
+    if pooling is not None and not family.poolings:
+        choices = sorted(name for name, other in FAMILIES.items() if other.poolings)
+        raise ConfigError(f"got pooling {pooling!r} for {source.name}; only {', '.join(choices)} have a choice.")
     if is_artifact(source.folder):
         verify_manifest(source.folder, kind="encoder")
     tensors = TensorFolder(source.folder, link_root=source.link_root)
-    pooled = pooling or document.get("erel_jax_pooling") or settings.pooling or "cls"
-    config = CONFIG_READERS[kind](document, pooled, tensors.names)
+    pooled = pooling or document.get("erel_jax_pooling") or settings.pooling or (family.poolings or ("cls",))[0]
+    config = family.read(document, pooled, tensors.names)
     encoder = ENCODERS[kind].build(config, precision, remat=remat)
     tokenizer = image_processor = None
     if encoder.modality == "text":
@@ -191,7 +193,7 @@ def _load(
         image_processor = read_image_processor(source.folder, source.link_root)
     return Loaded(
         encoder=encoder,
-        params=read_params(tensors, WEIGHT_MAPS[kind](config), encoder.module.spec),
+        params=read_params(tensors, family.weights(config), encoder.module.spec),
         tokenizer=tokenizer,
         image_processor=image_processor,
         source=source.name,

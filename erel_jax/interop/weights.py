@@ -13,7 +13,7 @@ import numpy as np
 from erel_jax import tree
 from erel_jax.errors import CheckpointError, NonFiniteError
 from erel_jax.interop.safetensors_folder import TensorFolder
-from erel_jax.interop.weight_maps import Source, WeightMap
+from erel_jax.interop.weight_map import Source, WeightMap
 from erel_jax.module import ParamSpec
 
 

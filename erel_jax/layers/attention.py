@@ -41,16 +41,22 @@ def attend(
     mask: jax.Array | None,
     precision: Precision,
     *,
+    scale: float | None = None,
+    score_bias: jax.Array | None = None,
+    score_cap: float | None = None,
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """`softmax(q kᵀ / √K) v` per head.
+    """`softmax(cap(q kᵀ · scale) + bias) v` per head, with `cap(s) = c tanh(s / c)`.
 
     Args:
         query: float[B, L, H, K].
         key, value: float[B, T, H, K].
         mask: bool broadcastable to [B, H, L, T], True where a query may look; None lets every query see every key.
         precision: operands in `compute`, scores and softmax in `accumulate`.
+        scale: factor of the scores; None means 1 / √K.
+        score_bias: float broadcastable to [B, H, L, T] (relative positions), or None.
+        score_cap: c, or None for no cap (Gemma 2 has one).
         dropout_rate, dropout_key: dropout on the probabilities; no key means none.
 
     Returns:
@@ -70,10 +76,10 @@ def attend(
     def grouped(x: Any) -> jax.Array | None:
         return None if x is None else jnp.reshape(x, (*groups, *shape[2:]))
 
-    scaled = query / math.sqrt(query.shape[-1])
-    mixed = _mix(
-        by_head(scaled), by_head(key), by_head(value), grouped(visible), grouped(kept), dropout_rate, precision
-    )
+    scaled = query * (1.0 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    bias = None if score_bias is None else jnp.broadcast_to(score_bias.astype(precision.accumulate), shape)
+    operands = (by_head(scaled), by_head(key), by_head(value), grouped(bias), grouped(visible), grouped(kept))
+    mixed = _mix(*operands, dropout_rate, score_cap, precision)
     return mixed.reshape(batch, heads, length, -1).transpose(0, 2, 1, 3)
 
 
@@ -86,16 +92,22 @@ def _heads_join_the_batch() -> bool:
     return jax.default_backend() == "cpu" and jax.sharding.get_abstract_mesh().shape.get("model", 1) == 1
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _mix(query, key, value, visible, kept, dropout_rate: float, precision: Precision) -> jax.Array:
-    """Attention on float[..., L, K] and float[..., T, K], the query already scaled; masks are bool[..., L, T]."""
-    return _mix_forward(query, key, value, visible, kept, dropout_rate, precision)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def _mix(query, key, value, bias, visible, kept, dropout_rate: float, cap: float | None, precision) -> jax.Array:
+    """Attention on float[..., L, K] and float[..., T, K], the query already scaled; bias and masks are [..., L, T]."""
+    return _mix_forward(query, key, value, bias, visible, kept, dropout_rate, cap, precision)[0]
 
 
-def _mix_forward(query, key, value, visible, kept, dropout_rate, precision):
+def _mix_forward(query, key, value, bias, visible, kept, dropout_rate, cap, precision):
     like = tuple(jnp.zeros((0,), x.dtype) for x in (query, key, value))
     query, key, value = (x.astype(precision.compute) for x in (query, key, value))
     scores = _product(query, key, -1, -1, precision)
+    slope, like_bias = None, None if bias is None else jnp.zeros((0,), bias.dtype)
+    if cap is not None:
+        bent = jnp.tanh(scores / cap)
+        scores, slope = cap * bent, (1.0 - bent * bent).astype(precision.compute)
+    if bias is not None:
+        scores = scores + bias
     if visible is not None:
         scores = jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
     weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
@@ -105,20 +117,24 @@ def _mix_forward(query, key, value, visible, kept, dropout_rate, precision):
     total = jnp.where(total > 0, total, 1.0)
     weights = weights.astype(precision.compute)
     mixed = _product(_dropped(weights, kept, dropout_rate), value, -1, -2, precision) / total
-    return mixed, (query, key, value, weights, total, mixed, kept, like)
+    return mixed, (query, key, value, weights, total, mixed, kept, slope, like_bias, like)
 
 
-def _mix_backward(dropout_rate, precision, residuals, cotangent):
-    query, key, value, weights, total, mixed, kept, like = residuals
+def _mix_backward(dropout_rate, cap, precision, residuals, cotangent):
+    query, key, value, weights, total, mixed, kept, slope, like_bias, like = residuals
     per_query = jnp.sum(cotangent * mixed, axis=-1, keepdims=True) / total
     cotangent = (cotangent / total).astype(precision.compute)
     d_value = _leading_product(_dropped(weights, kept, dropout_rate), cotangent, precision)
     d_weights = _dropped(_product(cotangent, value, -1, -1, precision), kept, dropout_rate)
-    d_scores = (weights.astype(precision.accumulate) * (d_weights - per_query)).astype(precision.compute)
+    d_scores = weights.astype(precision.accumulate) * (d_weights - per_query)
+    d_bias = None if like_bias is None else d_scores.astype(like_bias.dtype)
+    if slope is not None:
+        d_scores = d_scores * slope.astype(precision.accumulate)
+    d_scores = d_scores.astype(precision.compute)
     d_query = _product(d_scores, key, -1, -2, precision)
     d_key = _leading_product(d_scores, query, precision)
     gradients = (d_query, d_key, d_value)
-    return (*(d.astype(x.dtype) for d, x in zip(gradients, like, strict=True)), None, None)
+    return (*(d.astype(x.dtype) for d, x in zip(gradients, like, strict=True)), d_bias, None, None)
 
 
 _mix.defvjp(_mix_forward, _mix_backward)

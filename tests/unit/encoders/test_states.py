@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from erel_jax.encoders.states import run_states
+from erel_jax.encoders.states import block_layer, run_states
 from erel_jax.errors import ConfigError
 from erel_jax.layers import FLOAT32, BlockConfig, block, first_token, stack_spec
 
@@ -36,7 +36,7 @@ def looped(stack):
 
 def run(stack, **options):
     return jax.jit(
-        partial(run_states, CONFIG, FLOAT32, mask=None, layers=LAYERS, pool=first_token, **options)
+        partial(run_states, block_layer(CONFIG, FLOAT32, None), layers=LAYERS, pool=first_token, **options)
     )(*stack)  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from erel_jax import tree
 from erel_jax.encoders import ENCODERS
 from erel_jax.interop.configurations import document_of
-from erel_jax.interop.weight_maps import WEIGHT_MAPS
+from erel_jax.interop.families import FAMILIES
 from erel_jax.interop.weights import write_tensors
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "shoe", "Red", "blue", "sock", "##s"]
@@ -45,7 +45,7 @@ def bert_folder(tmp_path):
     document = {**document_of(encoder.config)}
     document.pop("erel_jax_pooling")
     (folder / "config.json").write_text(json.dumps(document))
-    save_file(write_tensors(params, WEIGHT_MAPS["bert"](encoder.config)), folder / "model.safetensors")
+    save_file(write_tensors(params, FAMILIES["bert"].weights(encoder.config)), folder / "model.safetensors")
     word_piece().save(str(folder / "tokenizer.json"))
     return folder, encoder, params
 
@@ -61,7 +61,7 @@ def clip_folder(tmp_path):
     ):
         encoder = ENCODERS[kind].build(ENCODERS[kind].config.tiny())
         params = drawn(encoder.module.spec, seed)
-        tensors |= write_tensors(params, WEIGHT_MAPS[kind](encoder.config))
+        tensors |= write_tensors(params, FAMILIES[kind].weights(encoder.config))
         sections[section] = document_of(encoder.config)
         towers[encoder.modality] = encoder, params
     document = {"model_type": "clip", "architectures": ["CLIPModel"], "projection_dim": 12, **sections}

@@ -6,7 +6,8 @@ import pytest
 
 from erel_jax.encoders import BertConfig, ClipTextConfig, ClipVisionConfig, VitConfig
 from erel_jax.errors import ConfigError, CorruptArtifactError
-from erel_jax.interop.configurations import CONFIG_READERS, document_of, towers
+from erel_jax.interop.configurations import document_of, towers
+from erel_jax.interop.families import FAMILIES
 
 CONFIGS = [
     BertConfig.tiny("mean"),
@@ -23,14 +24,14 @@ def test_round_trip(config):
     document = json.loads(json.dumps(document_of(config)))
     [(kind, section)] = towers(document, "config.json").values()
     names = ["text_projection.weight", "visual_projection.weight"]
-    assert CONFIG_READERS[kind](section, getattr(config, "pooling", "cls"), names) == config
+    assert FAMILIES[kind].read(section, getattr(config, "pooling", "cls"), names) == config
 
 
 def test_defaults_are_those_of_the_original_classes():
-    assert CONFIG_READERS["bert"]({}, "cls", []) == BertConfig.base()
-    assert CONFIG_READERS["vit"]({}, "cls", []) == VitConfig.base_16()
-    assert CONFIG_READERS["clip_text_model"]({}, "cls", ["text_projection.weight"]) == ClipTextConfig.base_32()
-    assert CONFIG_READERS["clip_vision_model"]({}, "cls", []) == ClipVisionConfig(projection=None)
+    assert FAMILIES["bert"].read({}, "cls", []) == BertConfig.base()
+    assert FAMILIES["vit"].read({}, "cls", []) == VitConfig.base_16()
+    assert FAMILIES["clip_text_model"].read({}, "cls", ["text_projection.weight"]) == ClipTextConfig.base_32()
+    assert FAMILIES["clip_vision_model"].read({}, "cls", []) == ClipVisionConfig(projection=None)
 
 
 def test_clip_has_two_towers_and_one_projection_width():
@@ -42,9 +43,9 @@ def test_clip_has_two_towers_and_one_projection_width():
         "vision_config": None,
     }
     found = towers(document, "config.json")
-    text = CONFIG_READERS["clip_text_model"](found["text"][1], "cls", [])
+    text = FAMILIES["clip_text_model"].read(found["text"][1], "cls", [])
     assert (text.width, text.projection) == (32, 10)
-    assert CONFIG_READERS["clip_vision_model"](found["image"][1], "cls", []).projection == 10
+    assert FAMILIES["clip_vision_model"].read(found["image"][1], "cls", []).projection == 10
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_clip_has_two_towers_and_one_projection_width():
 )
 def test_what_is_not_implemented_is_refused(kind, document, message):
     with pytest.raises(ConfigError, match=message):
-        CONFIG_READERS[kind](document, "cls", [])
+        FAMILIES[kind].read(document, "cls", [])
 
 
 def test_unknown_architectures_are_named_with_the_nearest():

@@ -93,7 +93,7 @@ def test_pooling_comes_from_the_caller_then_the_folder(bert_folder):
 
 
 def test_pooling_is_not_for_clip(clip_folder):
-    with pytest.raises(ConfigError, match="only BERT"):
+    with pytest.raises(ConfigError, match="only bert"):
         load_encoder(clip_folder[0], modality="text", pooling="mean")
 
 

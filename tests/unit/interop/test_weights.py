@@ -8,8 +8,8 @@ from safetensors.numpy import save_file
 from erel_jax import tree
 from erel_jax.encoders import ENCODERS
 from erel_jax.errors import CheckpointError, NonFiniteError
+from erel_jax.interop.families import FAMILIES
 from erel_jax.interop.safetensors_folder import WEIGHTS, TensorFolder
-from erel_jax.interop.weight_maps import WEIGHT_MAPS
 from erel_jax.interop.weights import read_params, write_tensors
 from erel_jax.layers import Precision
 
@@ -24,7 +24,7 @@ def drawn(spec):
 def family(name, precision=None):
     config = ENCODERS[name].config.tiny()
     encoder = ENCODERS[name].build(config, *([precision] if precision else []))
-    return encoder.module.spec, WEIGHT_MAPS[name](config)
+    return encoder.module.spec, FAMILIES[name].weights(config)
 
 
 def stored(folder, tensors):
@@ -100,7 +100,7 @@ def test_a_pooler_that_is_used_must_exist(tmp_path):
     tensors = stored(tmp_path, write_tensors(drawn(spec), weight_map))
     config = ENCODERS["bert"].config.tiny("pooler")
     with pytest.raises(CheckpointError, match=r"pooler.dense.weight \[16, 16\]"):
-        read_params(tensors, WEIGHT_MAPS["bert"](config), ENCODERS["bert"].build(config).module.spec)
+        read_params(tensors, FAMILIES["bert"].weights(config), ENCODERS["bert"].build(config).module.spec)
 
 
 def test_prefixes_and_old_names_of_norms_are_understood(tmp_path):

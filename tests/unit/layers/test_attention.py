@@ -149,3 +149,32 @@ def test_projections_without_bias():
 def test_heads_must_divide_the_width():
     with pytest.raises(ConfigError, match="width 12 is not a multiple of heads 5"):
         BlockConfig(width=12, heads=5, mlp_width=4)
+
+
+@pytest.mark.parametrize("cap", [None, 1.5])
+@pytest.mark.parametrize("biased", [False, True])
+def test_scale_bias_and_cap_of_scores_against_the_definition(cap, biased):
+    draw = np.random.default_rng(3)
+    query, key, value = (jnp.asarray(draw.normal(size=(B, L, H, 4)), jnp.float32) for _ in range(3))
+    bias = jnp.asarray(draw.normal(size=(1, H, L, L)), jnp.float32) if biased else None
+    mask = jnp.tri(L, dtype=bool)[None, None]
+
+    def ours(query, key, value, bias):
+        return attend(query, key, value, mask, FLOAT32, scale=0.7, score_bias=bias, score_cap=cap)
+
+    def definition(query, key, value, bias):
+        scores = jnp.einsum("blhk,bthk->bhlt", query, key) * 0.7
+        scores = scores if cap is None else cap * jnp.tanh(scores / cap)
+        scores = scores if bias is None else scores + jnp.broadcast_to(bias, scores.shape)
+        weights = jax.nn.softmax(jnp.where(jnp.broadcast_to(mask, scores.shape), scores, -jnp.inf), axis=-1)
+        return jnp.einsum("bhlt,bthk->blhk", weights, value)
+
+    cotangent = jax.random.normal(jax.random.key(4), value.shape)
+    for mine, theirs in zip(
+        *(
+            jax.tree.leaves((y, pull(cotangent)))
+            for y, pull in (jax.vjp(f, query, key, value, bias) for f in (ours, definition))
+        ),
+        strict=True,
+    ):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)

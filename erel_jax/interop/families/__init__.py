@@ -1,0 +1,23 @@
+"""Every family of Hugging Face folders that can be read and written, one file each.
+
+`FAMILIES` maps a `model_type` to its `Family`; `WHOLE` maps the model types of folders that hold several towers to the
+function that splits their `config.json`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from erel_jax.interop.families.bert import BERT
+from erel_jax.interop.families.clip import CLIP_TEXT, CLIP_VISION, clip_towers
+from erel_jax.interop.families.family import Family
+from erel_jax.interop.families.vit import VIT
+
+FAMILIES: dict[str, Family] = {
+    "bert": BERT,
+    "vit": VIT,
+    "clip_text_model": CLIP_TEXT,
+    "clip_vision_model": CLIP_VISION,
+}
+WHOLE: dict[str, Callable[[Mapping[str, Any]], dict[str, tuple[str, dict[str, Any]]]]] = {"clip": clip_towers}
+
+__all__ = ["FAMILIES", "WHOLE", "Family"]
