@@ -43,7 +43,7 @@ TAPS = (0, 2, 4, 6, 8, 10, 12)
 def main(data: str | None = None, preset: str = "full", batches: tuple[int, ...] = (64, 512)) -> dict:
     """Measures every row and returns them by name."""
     width, items, pairs = (768, 20_314, 15) if preset == "full" else (32, 200, 1)
-    windows = _windows(data, items)
+    windows = windows_of(data, items)
     generator = np.random.default_rng(0)
     features = {
         name: generator.standard_normal((windows.max() + 1, len(TAPS), width), np.float32).astype(ml_dtypes.bfloat16)
@@ -52,7 +52,8 @@ def main(data: str | None = None, preset: str = "full", batches: tuple[int, ...]
     return {f"b{size}": _measure(size, windows, features, width, pairs) for size in batches}
 
 
-def _windows(data: str | None, items: int) -> np.ndarray:
+def windows_of(data: str | None, items: int) -> np.ndarray:
+    """int32[U, 11]: left-padded windows of a file's users, or synthetic ones of the same lengths."""
     if data is not None:
         from erel_jax.data.sequence_splits import split_sequences
         from erel_jax.data.sequences import read_sequences
@@ -67,7 +68,11 @@ def _windows(data: str | None, items: int) -> np.ndarray:
     return windows
 
 
-def _ours(width: int, precision: Precision, dropout: float):
+def side_training(width: int, precision: Precision, dropout: float):
+    """`(spec, loss_fn)` of side network, user encoder and loss.
+
+    `params` hold the states of the batch's unique items as `states`, or those of the whole catalog as `features`.
+    """
     items = iisan({name: (len(TAPS), width) for name in ("image", "text")}, precision=precision)
     users = compact_sasrec(SasrecConfig(dropout=dropout), precision)
     shared = sasrec(SasrecConfig(), precision)
@@ -75,7 +80,9 @@ def _ours(width: int, precision: Precision, dropout: float):
 
     def loss_fn(params, batch, key):
         sequence = batch["sequence"]
-        states = {name: array[sequence.unique_items] for name, array in params["features"].items()}
+        states = params.get("states")
+        if states is None:
+            states = {name: array[sequence.unique_items] for name, array in params["features"].items()}
         vectors = items.apply(params["items"], states)
         inputs = vectors[sequence.row_input]
         user = users.apply(params["users"], inputs, sequence.rows, sequence.slot_row, key=key, train=dropout > 0)
@@ -94,7 +101,8 @@ def _ours(width: int, precision: Precision, dropout: float):
     return spec, loss_fn
 
 
-def _log_popularity(windows: np.ndarray) -> np.ndarray:
+def log_popularity_of(windows: np.ndarray) -> np.ndarray:
+    """float32[N + 1]: log of each item's share of the windows' slots, 0 for padding."""
     counts = np.maximum(np.bincount(windows.ravel()), 1).astype(np.float64)
     logs = np.log(counts / counts[1:].sum()).astype(np.float32)
     logs[0] = 0.0
@@ -109,7 +117,7 @@ def _measure(size: int, windows: np.ndarray, features: dict, width: int, pairs: 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     size = min(size, len(windows))
     stream = SequenceBatches(windows=windows, batch_size=size, epochs=1)
-    log_popularity = _log_popularity(windows)
+    log_popularity = log_popularity_of(windows)
     sequence = stream[0]
     batch = jax.device_put({"sequence": sequence, "log_popularity": log_popularity[sequence.unique_items]})
     resident = {name: jnp.asarray(array) for name, array in features.items()}
@@ -153,7 +161,7 @@ def _differences(peer, given: tuple, batch: dict, resident: dict, width: int) ->
     peer.train()
     found = {}
     for name, precision in (("float32", FLOAT32), ("bfloat16", BFLOAT16)):
-        spec, loss_fn = _ours(width, precision, dropout=0.0)
+        spec, loss_fn = side_training(width, precision, dropout=0.0)
         params = {**from_torch(peer, spec), "features": resident}
         loss = float(jax.jit(loss_fn)(params, batch, jax.random.key(0))[0])
         found[f"loss_difference_{name}"] = abs(loss - wanted) / abs(wanted)
@@ -161,7 +169,7 @@ def _differences(peer, given: tuple, batch: dict, resident: dict, width: int) ->
 
 
 def _our_step(width: int, batch: dict, resident: dict):
-    spec, loss_fn = _ours(width, BFLOAT16, dropout=0.1)
+    spec, loss_fn = side_training(width, BFLOAT16, dropout=0.1)
     params = {**module.init(jax.random.key(0), spec), "features": resident}
     trainable, frozen = tree.partition(params, ["items/.*", "users/.*"])
     optimizer = adam(1e-4)

@@ -163,3 +163,36 @@ def _mask_per_user(logits: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
 def _mask_at_once(logits: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
     excluded = torch.stack([_excluded(windows, user) for user in range(len(windows))])
     return logits.masked_fill(excluded, -1e4)
+
+
+class UncachedIisan(nn.Module):
+    """The step that runs both frozen encoders at every slot, padding and duplicates included.
+
+    Args:
+        text, image: Hugging Face `BertModel` and `ViTModel`; frozen here. Every hidden state of every layer is kept
+            whole until its first token is read, as published.
+        side: side network, user encoder and loss.
+    """
+
+    def __init__(self, text: nn.Module, image: nn.Module, side: CachedIisan):
+        super().__init__()
+        self.text, self.image, self.side = text.eval().requires_grad_(False), image.eval().requires_grad_(False), side
+
+    def forward(
+        self,
+        windows: torch.Tensor,
+        pixels: torch.Tensor,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        log_popularity: torch.Tensor,
+    ) -> torch.Tensor:
+        """pixels [B, L + 1, 3, H, W]; ids and mask int64[B, L + 1, T]."""
+        slots = windows.shape
+
+        def first_tokens(encoder: nn.Module, **inputs: torch.Tensor) -> torch.Tensor:
+            states = encoder(**inputs, output_hidden_states=True).hidden_states
+            return torch.stack([state[:, 0] for state in states], dim=1).float().unflatten(0, slots)
+
+        image = first_tokens(self.image, pixel_values=pixels.flatten(0, 1))
+        text = first_tokens(self.text, input_ids=ids.flatten(0, 1), attention_mask=mask.flatten(0, 1))
+        return self.side(windows, image, text, log_popularity)
