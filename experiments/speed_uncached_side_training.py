@@ -74,7 +74,7 @@ def _towers(width: int, side: int) -> dict[str, Any]:
     """Hugging Face models with random weights."""
     from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
-    small = {} if width == 768 else {"num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 64}
+    small: dict[str, Any] = {} if width == 768 else {"num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 64}
     text = BertConfig(hidden_size=width, vocab_size=30522 if width == 768 else 100, **small)
     image = ViTConfig(hidden_size=width, image_size=side, patch_size=16, **small)
     return {

@@ -6,6 +6,7 @@ it touches K values per query instead of T.
 """
 
 import math
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -17,21 +18,26 @@ from erel_jax.layers.precision import Precision
 from erel_jax.module import Initializer, ParamSpec, normal, zeros
 
 
-def attention_spec(width: int, *, bias: bool = True, kernel_init: Initializer | None = None) -> dict[str, Any]:
-    """Query, key, value and output projections `[D, D]`, with biases `[D]` unless `bias` is False."""
+def attention_spec(
+    width: int, *, bias: bool | Collection[str] = True, kernel_init: Initializer | None = None
+) -> dict[str, Any]:
+    """Query, key, value and output projections `[D, D]`.
+
+    Args:
+        width: model width D.
+        bias: whether all projections have biases `[D]`, or the names of those that do.
+        kernel_init: initializer of the kernels.
+    """
     kernel_init = kernel_init or normal(0.02)
 
-    def projection(axes: tuple[str, str]) -> dict[str, ParamSpec]:
+    def projection(name: str, axes: tuple[str, str]) -> dict[str, ParamSpec]:
         kernel = ParamSpec((width, width), axes, kernel_init)
-        return {"kernel": kernel, "bias": ParamSpec((width,), axes[1:], zeros)} if bias else {"kernel": kernel}
+        biased = bias if isinstance(bias, bool) else name in bias
+        return {"kernel": kernel, "bias": ParamSpec((width,), axes[1:], zeros)} if biased else {"kernel": kernel}
 
     inward, outward = ("embed", "heads"), ("heads", "embed")
-    return {
-        "query": projection(inward),
-        "key": projection(inward),
-        "value": projection(inward),
-        "output": projection(outward),
-    }
+    axes = {"query": inward, "key": inward, "value": inward, "output": outward}
+    return {name: projection(name, axes[name]) for name in axes}
 
 
 def attend(
@@ -167,6 +173,7 @@ def self_attention(
     *,
     heads: int,
     precision: Precision,
+    score_bias: jax.Array | None = None,
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
@@ -177,6 +184,7 @@ def self_attention(
         x: float[B, L, D].
         mask: as in `attend`.
         heads: number of heads H; D must be a multiple of it.
+        score_bias: as in `attend`.
 
     Returns:
         float[B, L, D] in `precision.accumulate`.
@@ -188,7 +196,7 @@ def self_attention(
         return y.reshape(batch, length, heads, width // heads)
 
     mixed = attend(
-        project("query"), project("key"), project("value"), mask, precision,
+        project("query"), project("key"), project("value"), mask, precision, score_bias=score_bias,
         dropout_rate=dropout_rate, dropout_key=dropout_key,
     )  # fmt: skip
     return dense(

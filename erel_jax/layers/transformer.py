@@ -8,7 +8,7 @@ layers and can emit something small per layer (a pooled vector: a *tap*) so that
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, cast
 
 import jax
@@ -20,7 +20,7 @@ from erel_jax.layers.attention import attention_spec, self_attention
 from erel_jax.layers.mlp import mlp, mlp_spec
 from erel_jax.layers.norm import layer_norm, layer_norm_spec
 from erel_jax.layers.precision import Precision
-from erel_jax.module import stack
+from erel_jax.module import ParamSpec, stack
 
 _unroll: contextvars.ContextVar[bool] = contextvars.ContextVar("unroll_stacks", default=False)
 
@@ -52,26 +52,57 @@ class BlockConfig:
             raise ConfigError(f"got norm {self.norm!r}, expected 'pre' or 'post'.")
 
 
-def block_spec(config: BlockConfig) -> dict[str, Any]:
-    """Parameters of one layer: `attention`, `attention_norm`, `mlp`, `mlp_norm`."""
-    return {
-        "attention": attention_spec(config.width),
+def block_spec(
+    config: BlockConfig, *, bias: bool | Collection[str] = True, branch_scale: float | None = None
+) -> dict[str, Any]:
+    """Parameters of one layer: `attention`, `attention_norm`, `mlp`, `mlp_norm`.
+
+    Args:
+        config: the layer.
+        bias: which attention projections have biases, as in `attention_spec`.
+        branch_scale: first value of a factor per channel on what each sub-layer adds to the residual stream
+            (`attention_scale`, `mlp_scale`: the layer scale of DINOv2 and BEiT); None for no such factors.
+    """
+    spec = {
+        "attention": attention_spec(config.width, bias=bias),
         "attention_norm": layer_norm_spec(config.width),
         "mlp": mlp_spec(config.width, config.mlp_width),
         "mlp_norm": layer_norm_spec(config.width),
     }
+    if branch_scale is not None:
+        scale = ParamSpec((config.width,), ("embed",), jax.nn.initializers.constant(branch_scale))
+        spec |= {"attention_scale": {"scale": scale}, "mlp_scale": {"scale": scale}}
+    return spec
 
 
 def block(
-    config: BlockConfig, precision: Precision, params: dict[str, Any], x: jax.Array, mask: jax.Array | None
+    config: BlockConfig,
+    precision: Precision,
+    params: dict[str, Any],
+    x: jax.Array,
+    mask: jax.Array | None,
+    score_bias: jax.Array | None = None,
 ) -> jax.Array:
-    """One transformer layer on float[B, L, D]; `mask` as in `attention.attend`."""
+    """One transformer layer on float[B, L, D].
+
+    Args:
+        config: the layer.
+        precision: dtypes of the layer.
+        params: a tree of `block_spec`.
+        x: float[B, L, D].
+        mask, score_bias: as in `attention.attend`.
+    """
 
     def attention(y: jax.Array) -> jax.Array:
-        return self_attention(params["attention"], y, mask, heads=config.heads, precision=precision)
+        mixed = self_attention(
+            params["attention"], y, mask, heads=config.heads, precision=precision, score_bias=score_bias
+        )
+        return _scaled(params.get("attention_scale"), mixed)
 
     def feed_forward(y: jax.Array) -> jax.Array:
-        return mlp(params["mlp"], y, activation_name=config.activation, precision=precision)
+        return _scaled(
+            params.get("mlp_scale"), mlp(params["mlp"], y, activation_name=config.activation, precision=precision)
+        )
 
     if config.norm == "pre":
         x = x + attention(layer_norm(params["attention_norm"], x, config.eps))
@@ -80,9 +111,15 @@ def block(
     return layer_norm(params["mlp_norm"], x + feed_forward(x), config.eps)
 
 
-def stack_spec(config: BlockConfig, layers: int) -> dict[str, Any]:
+def _scaled(params: dict[str, jax.Array] | None, branch: jax.Array) -> jax.Array:
+    return branch if params is None else branch * params["scale"].astype(branch.dtype)[None, None, :]
+
+
+def stack_spec(
+    config: BlockConfig, layers: int, *, bias: bool | Collection[str] = True, branch_scale: float | None = None
+) -> dict[str, Any]:
     """`block_spec` stacked on a leading `"layers"` axis."""
-    return stack(block_spec(config), layers)
+    return stack(block_spec(config, bias=bias, branch_scale=branch_scale), layers)
 
 
 @contextlib.contextmanager
