@@ -2,8 +2,10 @@
 
 from erel_jax.encoders.bert import BertConfig, bert
 from erel_jax.encoders.clip import ClipTextConfig, ClipVisionConfig, clip_text, clip_vision
+from erel_jax.encoders.distilbert import DistilBertConfig, distilbert
 from erel_jax.encoders.encoded import Encoded, Encoder
 from erel_jax.encoders.registry import ENCODERS, EncoderFamily
+from erel_jax.encoders.roberta import RobertaConfig, XlmRobertaConfig, roberta
 from erel_jax.encoders.vit import VitConfig, vit
 
 __all__ = [
@@ -11,12 +13,17 @@ __all__ = [
     "BertConfig",
     "ClipTextConfig",
     "ClipVisionConfig",
+    "DistilBertConfig",
     "Encoded",
     "Encoder",
     "EncoderFamily",
+    "RobertaConfig",
     "VitConfig",
+    "XlmRobertaConfig",
     "bert",
     "clip_text",
     "clip_vision",
+    "distilbert",
+    "roberta",
     "vit",
 ]

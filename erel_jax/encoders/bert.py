@@ -5,7 +5,7 @@ per text comes from the first token (`pooling="cls"`), from BERT's own tanh pool
 real tokens (`"mean"`, as sentence encoders are trained).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from erel_jax.layers import (
     FLOAT32,
     BlockConfig,
     Precision,
+    activation,
     dense,
     embed_tokens,
     first_token,
@@ -62,21 +63,13 @@ class BertConfig:
     pooling: str = "cls"
 
     def __post_init__(self):
-        if self.pooling not in POOLINGS:
-            raise ConfigError(f"unknown pooling {self.pooling!r} of a BERT encoder. {suggest(self.pooling, POOLINGS)}")
+        check_pooling(self.pooling, POOLINGS, "BERT")
         _ = self.block
 
     @property
     def block(self) -> BlockConfig:
         """One layer of the stack."""
-        return BlockConfig(
-            width=self.width,
-            heads=self.heads,
-            mlp_width=self.mlp_width,
-            activation=self.activation,
-            norm="post",
-            eps=self.eps,
-        )
+        return post_norm_block(self)
 
     @classmethod
     def base(cls, pooling: str = "cls") -> "BertConfig":
@@ -94,6 +87,23 @@ class BertConfig:
         return cls(vocabulary=64, width=16, layers=3, heads=2, mlp_width=32, max_positions=24, pooling=pooling)
 
 
+def post_norm_block(config: Any) -> BlockConfig:
+    """One layer of BERT and its relatives, from a config with the fields of `BertConfig`.
+
+    Raises:
+        ConfigError: the activation is unknown, or the heads do not divide the width.
+    """
+    activation(config.activation)
+    return BlockConfig(
+        width=config.width,
+        heads=config.heads,
+        mlp_width=config.mlp_width,
+        activation=config.activation,
+        norm="post",
+        eps=config.eps,
+    )
+
+
 def bert(config: BertConfig, precision: Precision = FLOAT32, *, remat: bool = False) -> Encoder:
     """A BERT encoder as a pure function of its parameters.
 
@@ -109,14 +119,41 @@ def bert(config: BertConfig, precision: Precision = FLOAT32, *, remat: bool = Fa
     Numerics: norms, softmax and activations run in float32; padding never changes the states of real tokens.
     """
 
+    return text_tower(config, precision, rows=config.max_positions, place=in_order, remat=remat)
+
+
+def text_tower(
+    config: Any,
+    precision: Precision,
+    *,
+    rows: int,
+    place: Callable[[jax.Array, jax.Array], jax.Array],
+    remat: bool,
+) -> Encoder:
+    """The encoder that BERT and its relatives share.
+
+    Args:
+        config: a config with the fields of `BertConfig`; with `types` 0 there is no type table.
+        precision: dtypes of the encoder.
+        rows: rows of the position table.
+        place: `place(table, mask)` gives the position embeddings from float[rows, D] and bool[B, L], broadcastable to
+            [B, L, D].
+        remat: recompute layers in the backward pass.
+
+    Returns:
+        The encoder as `bert` describes it.
+    """
+
     def enter(params: Any, inputs: Mapping[str, jax.Array]) -> Entry:
         ids, mask = check_text_inputs(inputs, config.max_positions)
+        embeddings = params["embeddings"]
+        placed = place(embeddings["position"]["table"], mask).astype(precision.accumulate)
 
         def pool(state: jax.Array) -> jax.Array:
             return masked_mean(state, mask) if config.pooling == "mean" else first_token(state)
 
         layer = block_layer(config.block, precision, mask[:, None, None, :])
-        return Entry(_embed(config, precision, params["embeddings"], ids), layer, pool, mask)
+        return Entry(_embed(config.eps, precision, embeddings, ids, placed), layer, pool, mask)
 
     def head(params: Any, pooled: jax.Array) -> jax.Array:
         if config.pooling != "pooler":
@@ -126,7 +163,7 @@ def bert(config: BertConfig, precision: Precision = FLOAT32, *, remat: bool = Fa
     return tower(
         modality="text",
         config=config,
-        spec=_spec(config),
+        spec=_spec(config, rows),
         precision=precision,
         enter=enter,
         head=head,
@@ -136,17 +173,31 @@ def bert(config: BertConfig, precision: Precision = FLOAT32, *, remat: bool = Fa
     )
 
 
-def _spec(config: BertConfig) -> dict[str, Any]:
+def in_order(table: jax.Array, mask: jax.Array) -> jax.Array:
+    """Position embeddings of slots 0, 1, 2 …, whether they hold text or padding: float[1, L, D]."""
+    return table[None, : mask.shape[1]]
+
+
+def check_pooling(pooling: str, choices: tuple[str, ...], name: str) -> None:
+    """Refuses a way from tokens to one vector that the encoder called `name` does not have.
+
+    Raises:
+        ConfigError: `pooling` is none of `choices`; the message gives the nearest.
+    """
+    if pooling not in choices:
+        raise ConfigError(f"unknown pooling {pooling!r} of a {name} encoder. {suggest(pooling, choices)}")
+
+
+def _spec(config: Any, rows: int) -> dict[str, Any]:
     width = config.width
-    spec: dict[str, Any] = {
-        "embeddings": {
-            "token": {"table": ParamSpec((config.vocabulary, width), ("vocab", "embed"))},
-            "position": {"table": ParamSpec((config.max_positions, width), (None, "embed"))},
-            "type": {"table": ParamSpec((config.types, width), (None, "embed"))},
-            "norm": layer_norm_spec(width),
-        },
-        "layers": stack_spec(config.block, config.layers),
+    embeddings: dict[str, Any] = {
+        "token": {"table": ParamSpec((config.vocabulary, width), ("vocab", "embed"))},
+        "position": {"table": ParamSpec((rows, width), (None, "embed"))},
+        "norm": layer_norm_spec(width),
     }
+    if config.types:
+        embeddings["type"] = {"table": ParamSpec((config.types, width), (None, "embed"))}
+    spec: dict[str, Any] = {"embeddings": embeddings, "layers": stack_spec(config.block, config.layers)}
     if config.pooling == "pooler":
         spec["pooler"] = {
             "kernel": ParamSpec((width, width), ("embed", None), normal(0.02)),
@@ -155,10 +206,10 @@ def _spec(config: BertConfig) -> dict[str, Any]:
     return spec
 
 
-def _embed(config: BertConfig, precision: Precision, params: Any, ids: jax.Array) -> jax.Array:
-    """State 0, float[B, L, D]: the normalized sum of three embeddings."""
+def _embed(eps: float, precision: Precision, params: Any, ids: jax.Array, placed: jax.Array) -> jax.Array:
+    """State 0, float[B, L, D]: the normalized sum of the embeddings of token, type 0 (if any) and position."""
     wide = precision.accumulate
-    positions = params["position"]["table"][: ids.shape[1]].astype(wide)
     summed = embed_tokens(params["token"]["table"], ids).astype(wide)
-    summed = summed + params["type"]["table"][0].astype(wide)[None, None, :]
-    return layer_norm(params["norm"], summed + positions[None], config.eps)
+    if "type" in params:
+        summed = summed + params["type"]["table"][0].astype(wide)[None, None, :]
+    return layer_norm(params["norm"], summed + placed, eps)

@@ -9,7 +9,9 @@ from typing import Any
 
 from erel_jax.encoders.bert import BertConfig, bert
 from erel_jax.encoders.clip import ClipTextConfig, ClipVisionConfig, clip_text, clip_vision
+from erel_jax.encoders.distilbert import DistilBertConfig, distilbert
 from erel_jax.encoders.encoded import Encoder
+from erel_jax.encoders.roberta import RobertaConfig, XlmRobertaConfig, roberta
 from erel_jax.encoders.vit import VitConfig, vit
 
 
@@ -28,6 +30,9 @@ class EncoderFamily:
 
 ENCODERS: dict[str, EncoderFamily] = {
     "bert": EncoderFamily(config=BertConfig, build=bert),
+    "roberta": EncoderFamily(config=RobertaConfig, build=roberta),
+    "xlm-roberta": EncoderFamily(config=XlmRobertaConfig, build=roberta),
+    "distilbert": EncoderFamily(config=DistilBertConfig, build=distilbert),
     "vit": EncoderFamily(config=VitConfig, build=vit),
     "clip_text_model": EncoderFamily(config=ClipTextConfig, build=clip_text),
     "clip_vision_model": EncoderFamily(config=ClipVisionConfig, build=clip_vision),

@@ -9,11 +9,16 @@ from typing import Any
 
 from erel_jax.interop.families.bert import BERT
 from erel_jax.interop.families.clip import CLIP_TEXT, CLIP_VISION, clip_towers
+from erel_jax.interop.families.distilbert import DISTILBERT
 from erel_jax.interop.families.family import Family
+from erel_jax.interop.families.roberta import ROBERTA, XLM_ROBERTA
 from erel_jax.interop.families.vit import VIT
 
 FAMILIES: dict[str, Family] = {
     "bert": BERT,
+    "roberta": ROBERTA,
+    "xlm-roberta": XLM_ROBERTA,
+    "distilbert": DISTILBERT,
     "vit": VIT,
     "clip_text_model": CLIP_TEXT,
     "clip_vision_model": CLIP_VISION,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from erel_jax.encoders.bert import POOLINGS, BertConfig
+from erel_jax.encoders.roberta import RobertaConfig
 from erel_jax.interop.config_keys import expect, integer, number
 from erel_jax.interop.families.family import Family, shared_keys
 from erel_jax.interop.weight_map import WeightMap, linear, norm, table
@@ -41,7 +42,7 @@ def bert_document(config: BertConfig) -> dict[str, Any]:
     }
 
 
-def bert_map(config: BertConfig) -> WeightMap:
+def bert_map(config: BertConfig | RobertaConfig) -> WeightMap:
     """Names of `BertModel`; heads of task models and an unused pooler are ignored."""
     layer = "encoder.layer.{i}"
     sources = {

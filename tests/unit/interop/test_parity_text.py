@@ -1,0 +1,104 @@
+"""Live comparison of the text families with PyTorch, in both directions; skipped where torch is missing."""
+
+import jax
+import numpy as np
+import pytest
+
+from erel_jax.encoders import ENCODERS, DistilBertConfig, RobertaConfig, XlmRobertaConfig
+from erel_jax.interop.configurations import family_of
+from erel_jax.interop.export import save_encoder
+from erel_jax.interop.huggingface import load_encoder
+
+torch = pytest.importorskip("torch", reason="live parity needs torch: pip install torch==2.13.0")
+transformers = pytest.importorskip("transformers")
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    transformers.logging.disable_progress_bar()
+    torch.manual_seed(0)
+
+
+def shaken(model):
+    """Weights large enough that no path is near its linear range."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            scale = weight.ndim == 1 and name.endswith("weight")
+            weight.copy_(torch.randn(weight.shape) * 0.2 + (1.0 if scale else 0.0))
+    return model.eval()
+
+
+def texts(vocabulary, lengths, padding):
+    """Random ids, none of them the padding id except in padded places."""
+    draw = np.random.default_rng(3)
+    ids = draw.integers(padding + 1, vocabulary, (len(lengths), max(lengths))).astype(np.int32)
+    mask = np.arange(max(lengths))[None] < np.array(lengths)[:, None]
+    ids[~mask] = padding
+    return {"ids": ids, "mask": mask}
+
+
+def expect_equal_states(folder, model, inputs, **options):
+    """Every state and the last tokens, at real tokens; a padded place may hold anything."""
+    loaded = load_encoder(folder, **options)
+
+    def encode(params, batch):
+        return loaded.encoder.module.apply(params, batch, tokens=True, hidden_states=True)
+
+    with jax.default_matmul_precision("highest"):
+        out = jax.jit(encode)(loaded.params, inputs)
+    ids, mask = torch.tensor(inputs["ids"]).long(), torch.tensor(inputs["mask"]).long()
+    with torch.no_grad():
+        reference = model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    real = inputs["mask"]
+    expected = np.stack([state.numpy() for state in reference.hidden_states])
+    np.testing.assert_allclose(
+        np.asarray(out.hidden_states)[:, real], expected[:, real], rtol=TOLERANCE, atol=TOLERANCE
+    )
+    last = reference.last_hidden_state.numpy()
+    np.testing.assert_allclose(np.asarray(out.tokens)[real], last[real], rtol=TOLERANCE, atol=TOLERANCE)
+    return out, reference
+
+
+ORIGINALS = {
+    "roberta": ("Roberta", dict(
+        hidden_size=36, num_hidden_layers=2, num_attention_heads=3, intermediate_size=50, max_position_embeddings=40,
+        pad_token_id=1, hidden_act="relu",
+    )),
+    "distilbert": ("DistilBert", dict(dim=36, n_layers=2, n_heads=3, hidden_dim=50, max_position_embeddings=40)),
+}  # fmt: skip
+HEADS = {"roberta": "ForMaskedLM", "distilbert": "ForMaskedLM"}
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_a_task_model_loads_and_its_head_is_ignored(tmp_path, name):
+    prefix, settings = ORIGINALS[name]
+    config = getattr(transformers, f"{prefix}Config")(vocab_size=101, attn_implementation="eager", **settings)
+    model = shaken(getattr(transformers, prefix + HEADS[name])(config))
+    model.save_pretrained(tmp_path)
+    body = getattr(model, model.base_model_prefix)
+    expect_equal_states(tmp_path, body, texts(101, [33, 1, 12], config.pad_token_id or 0))
+
+
+@pytest.mark.parametrize(
+    ("config", "original"),
+    [
+        (RobertaConfig.tiny("pooler"), "RobertaModel"),
+        (XlmRobertaConfig.tiny("pooler"), "XLMRobertaModel"),
+        (DistilBertConfig.tiny("mean"), "DistilBertModel"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_exported_folders_open_in_transformers(tmp_path, config, original):
+    kind = family_of(config).write(config)["model_type"]
+    encoder, draw = ENCODERS[kind].build(config), np.random.default_rng(0)
+    params = jax.tree.map(lambda s: jax.numpy.asarray(draw.normal(size=s.shape) * 0.3, s.dtype), encoder.module.spec)
+    folder = save_encoder(tmp_path / "model", encoder, params)
+    model, info = getattr(transformers, original).from_pretrained(
+        folder, output_loading_info=True, attn_implementation="eager"
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    inputs = texts(config.vocabulary, [11, 4], model.config.pad_token_id or 0)
+    assert load_encoder(folder).encoder.config == config
+    expect_equal_states(folder, model.eval(), inputs)
