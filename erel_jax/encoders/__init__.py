@@ -6,6 +6,7 @@ from erel_jax.encoders.distilbert import DistilBertConfig, distilbert
 from erel_jax.encoders.encoded import Encoded, Encoder
 from erel_jax.encoders.registry import ENCODERS, EncoderFamily
 from erel_jax.encoders.roberta import RobertaConfig, XlmRobertaConfig, roberta
+from erel_jax.encoders.siglip import SiglipTextConfig, SiglipVisionConfig, siglip_text, siglip_vision
 from erel_jax.encoders.vit import VitConfig, vit
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "Encoder",
     "EncoderFamily",
     "RobertaConfig",
+    "SiglipTextConfig",
+    "SiglipVisionConfig",
     "VitConfig",
     "XlmRobertaConfig",
     "bert",
@@ -25,5 +28,7 @@ __all__ = [
     "clip_vision",
     "distilbert",
     "roberta",
+    "siglip_text",
+    "siglip_vision",
     "vit",
 ]

@@ -79,6 +79,11 @@ class ClipTextConfig:
         return cls()
 
     @classmethod
+    def large_14(cls) -> "ClipTextConfig":
+        """The text tower of CLIP ViT-L/14: 123,650,304 parameters."""
+        return cls(width=768, heads=12, mlp_width=3072, projection=768)
+
+    @classmethod
     def tiny(cls) -> "ClipTextConfig":
         """A few thousand parameters, for tests."""
         return cls(vocabulary=64, width=16, layers=3, heads=2, mlp_width=32, max_positions=24, projection=12, eos_id=63)
@@ -122,6 +127,11 @@ class ClipVisionConfig:
         return (self.image_size // self.patch) ** 2
 
     @property
+    def tokens(self) -> int:
+        """Number of tokens L with the class token."""
+        return self.patches + 1
+
+    @property
     def block(self) -> BlockConfig:
         """One layer of the stack."""
         return _block(self)
@@ -130,6 +140,11 @@ class ClipVisionConfig:
     def base_32(cls) -> "ClipVisionConfig":
         """The image tower of CLIP ViT-B/32: 87,849,216 parameters."""
         return cls()
+
+    @classmethod
+    def large_14(cls) -> "ClipVisionConfig":
+        """The image tower of CLIP ViT-L/14 at 224 pixels: 303,966,208 parameters."""
+        return cls(patch=14, width=1024, layers=24, heads=16, mlp_width=4096, projection=768)
 
     @classmethod
     def tiny(cls) -> "ClipVisionConfig":

@@ -12,6 +12,7 @@ from erel_jax.encoders.clip import ClipTextConfig, ClipVisionConfig, clip_text, 
 from erel_jax.encoders.distilbert import DistilBertConfig, distilbert
 from erel_jax.encoders.encoded import Encoder
 from erel_jax.encoders.roberta import RobertaConfig, XlmRobertaConfig, roberta
+from erel_jax.encoders.siglip import SiglipTextConfig, SiglipVisionConfig, siglip_text, siglip_vision
 from erel_jax.encoders.vit import VitConfig, vit
 
 
@@ -36,4 +37,6 @@ ENCODERS: dict[str, EncoderFamily] = {
     "vit": EncoderFamily(config=VitConfig, build=vit),
     "clip_text_model": EncoderFamily(config=ClipTextConfig, build=clip_text),
     "clip_vision_model": EncoderFamily(config=ClipVisionConfig, build=clip_vision),
+    "siglip_text_model": EncoderFamily(config=SiglipTextConfig, build=siglip_text),
+    "siglip_vision_model": EncoderFamily(config=SiglipVisionConfig, build=siglip_vision),
 }

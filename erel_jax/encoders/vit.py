@@ -65,6 +65,11 @@ class VitConfig:
         return (self.image_size // self.patch) ** 2
 
     @property
+    def tokens(self) -> int:
+        """Number of tokens L with the class token."""
+        return self.patches + 1
+
+    @property
     def block(self) -> BlockConfig:
         """One layer of the stack."""
         return BlockConfig(

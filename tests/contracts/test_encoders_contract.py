@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from erel_jax import tree
-from erel_jax.encoders import ENCODERS, BertConfig, ClipTextConfig, ClipVisionConfig, VitConfig
+from erel_jax.encoders import (
+    ENCODERS,
+    BertConfig,
+    ClipTextConfig,
+    ClipVisionConfig,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+    VitConfig,
+)
 from erel_jax.errors import ConfigError
 from erel_jax.layers import BFLOAT16, Precision, unrolled
 from erel_jax.module import abstract, count, init
@@ -44,13 +52,36 @@ def drawn(spec, seed=1):
     )
 
 
-def example(encoder, rows=4, length=11, seed=0):
-    """Inputs of one encoder: texts of different lengths that end in the largest id, or random pixels."""
-    draw = np.random.default_rng(seed)
+def signal(encoder):
+    """The input of an encoder that is no text: its name and the shape of one example."""
     config = encoder.config
     if encoder.modality == "image":
-        size = config.image_size
-        return {"pixels": draw.normal(size=(rows, size, size, config.channels)).astype(np.float32)}
+        return "pixels", (config.image_size, config.image_size, config.channels)
+    if encoder.modality == "video":
+        return "video", (config.frames, config.image_size, config.image_size, config.channels)
+    return config.input_name, (config.frames, config.bins)
+
+
+def pooled(name, states, inputs):
+    """Taps float[S, B, D] from states float[S, B, L, D], as each family promises to pool them."""
+    states = np.asarray(states)
+    if name in ("siglip_vision_model", "videomae", "whisper"):
+        return states.mean(2)
+    if name == "audio-spectrogram-transformer":
+        return states[:, :, :2].mean(2)
+    if name == "siglip_text_model":
+        return states[:, :, -1]
+    where = inputs["mask"].sum(1) - 1 if name == "clip_text_model" else np.zeros(states.shape[1], int)
+    return states[:, np.arange(states.shape[1]), where]
+
+
+def example(encoder, rows=4, length=11, seed=0):
+    """Inputs of one encoder: texts of different lengths that end in the largest id, or a random signal."""
+    draw = np.random.default_rng(seed)
+    config = encoder.config
+    if encoder.modality != "text":
+        name, shape = signal(encoder)
+        return {name: draw.normal(size=(rows, *shape)).astype(np.float32)}
     lengths = np.arange(length, length - rows, -1)
     ids = draw.integers(1, config.vocabulary - 1, (rows, length)).astype(np.int32)
     ids[np.arange(rows), lengths - 1] = config.vocabulary - 1
@@ -100,14 +131,15 @@ def test_spec_tree_is_params_tree_and_jit_is_eager(built, everything, name):
 def test_outputs_have_the_promised_shapes_and_taps_are_pooled_states(built, everything, name):
     encoder, _ = built(name)
     inputs, out = everything(name)
-    length = next(iter(inputs.values())).shape[1] if encoder.modality == "text" else encoder.config.patches + 1
+    length = inputs["ids"].shape[1] if "ids" in inputs else encoder.config.tokens
+    if name == "siglip_text_model":
+        length = encoder.config.max_positions
     assert out.embedding.shape == (4, encoder.embedding_width)
     assert out.tokens.shape == (4, length, encoder.width)
     assert out.hidden_states.shape == (encoder.layers + 1, 4, length, encoder.width)
     assert all(leaf.dtype == jnp.float32 for leaf in (out.embedding, out.tokens, out.taps, out.hidden_states))
-    assert (out.mask is None) == (encoder.modality == "image")
-    where = inputs["mask"].sum(1) - 1 if name == "clip_text_model" else np.zeros(4, int)
-    expected = np.asarray(out.hidden_states)[[0, 2, 3]][:, np.arange(4), where].transpose(1, 0, 2)
+    assert (out.mask is None) == (encoder.modality != "text")
+    expected = pooled(name, out.hidden_states, inputs)[[0, 2, 3]].transpose(1, 0, 2)
     np.testing.assert_allclose(out.taps, expected, atol=1e-6)
 
 
@@ -223,7 +255,8 @@ def test_recomputed_layers_give_the_same_gradients(built, reference):
 def test_sharded_equals_unsharded(built, reference, name, rules):
     encoder, params = built(name)
     step, inputs, expected = reference(name)
-    if name.startswith("clip"):  # the same blocks as ViT: gradients there, outputs here
+    if name.startswith(("clip", "siglip")) or encoder.modality in ("video", "audio") or name in ("deit", "dinov2"):
+        # The same blocks as ViT: gradients there, outputs here.
         step, expected = partial(encoder.module.apply, embedding=True), None
     mesh = make_mesh(data=4, model=2)
     placed = jax.device_put(params, shardings(encoder.module.spec, mesh, RULES[rules]))
@@ -267,8 +300,12 @@ def test_bfloat16_policy(built, everything, name):
         (VitConfig.base_16(), 85_798_656),
         (ClipTextConfig.base_32(), 63_428_096),
         (ClipVisionConfig.base_32(), 87_849_216),
+        (ClipTextConfig.large_14(), 123_650_304),
+        (ClipVisionConfig.large_14(), 303_966_208),
+        (SiglipTextConfig.so400m(), 449_734_896),
+        (SiglipVisionConfig.so400m_14_384(), 428_225_600),
     ],
-    ids=["bert", "bert+pooler", "minilm", "vit_b16", "clip_text_b32", "clip_vision_b32"],
+    ids=lambda value: type(value).__name__ if not isinstance(value, int) else str(value),
 )
 def test_full_size_counts_and_lowering_from_abstract_inputs(config, parameters):
     family = next(f for f in ENCODERS.values() if isinstance(config, f.config))
@@ -303,10 +340,11 @@ def test_impossible_requests_are_named(built, name):
         with pytest.raises(ConfigError, match="mask"):
             apply({"ids": inputs["ids"], "mask": inputs["mask"][:, 1:]})
     else:
-        with pytest.raises(ConfigError, match="image processor"):
-            apply({"pixels": inputs["pixels"][:, 1:]})
+        [(key, value)] = inputs.items()
+        with pytest.raises(ConfigError, match="image processor" if key == "pixels" else rf"{key} .*expected"):
+            apply({key: value[:, 1:]})
         with pytest.raises(ConfigError, match="uint8"):
-            apply({"pixels": inputs["pixels"].astype(np.uint8)})
+            apply({key: value.astype(np.uint8)})
 
 
 def test_configs_are_checked_when_made():

@@ -12,6 +12,7 @@ from erel_jax.interop.families.clip import CLIP_TEXT, CLIP_VISION, clip_towers
 from erel_jax.interop.families.distilbert import DISTILBERT
 from erel_jax.interop.families.family import Family
 from erel_jax.interop.families.roberta import ROBERTA, XLM_ROBERTA
+from erel_jax.interop.families.siglip import SIGLIP_TEXT, SIGLIP_VISION, siglip_towers
 from erel_jax.interop.families.vit import VIT
 
 FAMILIES: dict[str, Family] = {
@@ -22,7 +23,12 @@ FAMILIES: dict[str, Family] = {
     "vit": VIT,
     "clip_text_model": CLIP_TEXT,
     "clip_vision_model": CLIP_VISION,
+    "siglip_text_model": SIGLIP_TEXT,
+    "siglip_vision_model": SIGLIP_VISION,
 }
-WHOLE: dict[str, Callable[[Mapping[str, Any]], dict[str, tuple[str, dict[str, Any]]]]] = {"clip": clip_towers}
+WHOLE: dict[str, Callable[[Mapping[str, Any]], dict[str, tuple[str, dict[str, Any]]]]] = {
+    "clip": clip_towers,
+    "siglip": siglip_towers,
+}
 
 __all__ = ["FAMILIES", "WHOLE", "Family"]

@@ -1,0 +1,261 @@
+"""SigLIP: the two towers of Zhai et al. (2023) and of SigLIP 2 (Tschannen et al., 2025) at fixed resolution.
+
+Both are pre-norm and see everything. The image tower has no class token: one learned query reads all patches (MAP
+head). The text tower was trained on texts padded to its full length and looks at the padding, too; it reads the state
+at the last position. Here every text is padded to that length inside, so results do not depend on the batch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from erel_jax.encoders.encoded import Encoder
+from erel_jax.encoders.states import block_layer, check_pixels, check_text_inputs
+from erel_jax.encoders.token_head import with_token_head
+from erel_jax.encoders.tower import Entry, tower
+from erel_jax.errors import ConfigError
+from erel_jax.layers import (
+    FLOAT32,
+    BlockConfig,
+    Precision,
+    dense,
+    embed_patches,
+    embed_tokens,
+    layer_norm,
+    layer_norm_spec,
+    map_head,
+    map_head_spec,
+    masked_mean,
+    stack_spec,
+)
+from erel_jax.module import ParamSpec, normal, zeros
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiglipTextConfig:
+    """The architecture of a SigLIP text tower; the defaults are that of SigLIP-B.
+
+    Attributes:
+        vocabulary: number of token ids.
+        width: model width D.
+        layers: transformer layers.
+        heads: attention heads H.
+        mlp_width: feed-forward width F.
+        max_positions: length to which every text is padded.
+        activation: name of the feed-forward activation.
+        eps: epsilon of the layer norms.
+        projection: embedding width E.
+        pad_id: id of padding: 1 in SigLIP, 0 in SigLIP 2. Padded places are set to it whatever the batch holds there.
+    """
+
+    vocabulary: int = 32000
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_width: int = 3072
+    max_positions: int = 64
+    activation: str = "gelu_pytorch_tanh"
+    eps: float = 1e-6
+    projection: int = 768
+    pad_id: int = 1
+
+    def __post_init__(self):
+        if not 0 <= self.pad_id < self.vocabulary:
+            raise ConfigError(f"pad_id {self.pad_id} is outside the vocabulary of {self.vocabulary} ids.")
+        _ = self.block
+
+    @property
+    def block(self) -> BlockConfig:
+        """One layer of the stack."""
+        return _block(self)
+
+    @classmethod
+    def so400m(cls) -> "SiglipTextConfig":
+        """The text tower of SigLIP-So400m/14-384: 449,734,896 parameters."""
+        return cls(width=1152, layers=27, heads=16, mlp_width=4304, projection=1152)
+
+    @classmethod
+    def tiny(cls) -> "SiglipTextConfig":
+        """A few thousand parameters, for tests."""
+        return cls(vocabulary=64, width=16, layers=3, heads=2, mlp_width=32, max_positions=24, projection=12)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiglipVisionConfig:
+    """The architecture of a SigLIP image tower; the defaults are SigLIP-B/16 at 224 pixels.
+
+    Attributes:
+        image_size: height and width of the input in pixels; pixels beyond the last whole patch are not seen.
+        patch: side of a patch in pixels.
+        channels: color channels.
+        width: model width D.
+        layers: transformer layers.
+        heads: attention heads H.
+        mlp_width: feed-forward width F.
+        activation: name of the feed-forward activation.
+        eps: epsilon of the layer norms.
+    """
+
+    image_size: int = 224
+    patch: int = 16
+    channels: int = 3
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_width: int = 3072
+    activation: str = "gelu_pytorch_tanh"
+    eps: float = 1e-6
+
+    def __post_init__(self):
+        if not 1 <= self.patch <= self.image_size:
+            raise ConfigError(f"image_size {self.image_size} holds no patch of {self.patch} pixels.")
+        _ = self.block
+
+    @property
+    def patches(self) -> int:
+        """Number of patches P."""
+        return (self.image_size // self.patch) ** 2
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens L."""
+        return self.patches
+
+    @property
+    def block(self) -> BlockConfig:
+        """One layer of the stack."""
+        return _block(self)
+
+    @classmethod
+    def so400m_14_384(cls) -> "SiglipVisionConfig":
+        """The image tower of SigLIP-So400m/14-384: 428,225,600 parameters, 729 tokens."""
+        return cls(image_size=384, patch=14, width=1152, layers=27, heads=16, mlp_width=4304)
+
+    @classmethod
+    def tiny(cls) -> "SiglipVisionConfig":
+        """A few thousand parameters and 9 tokens, for tests."""
+        return cls(image_size=12, patch=4, width=16, layers=3, heads=2, mlp_width=32)
+
+
+def _block(config: SiglipTextConfig | SiglipVisionConfig) -> BlockConfig:
+    return BlockConfig(
+        width=config.width,
+        heads=config.heads,
+        mlp_width=config.mlp_width,
+        activation=config.activation,
+        norm="pre",
+        eps=config.eps,
+    )
+
+
+def siglip_text(config: SiglipTextConfig, precision: Precision = FLOAT32, *, remat: bool = False) -> Encoder:
+    """The text tower of a SigLIP model.
+
+    Args:
+        config: the architecture.
+        precision: dtypes of parameters, products and results.
+        remat: recompute layers in the backward pass (less memory, about a third more time).
+
+    Returns:
+        An `Encoder` of modality "text". States have `max_positions` places whatever the batch's length, and
+        `Encoded.mask` says which hold real tokens. Taps are the residual stream at the last place; `tokens` is the
+        output of the final norm.
+    """
+
+    def enter(params: Any, inputs: Mapping[str, jax.Array]) -> Entry:
+        ids, mask = check_text_inputs(inputs, config.max_positions)
+        beyond = ((0, 0), (0, config.max_positions - ids.shape[1]))
+        mask = jnp.pad(mask, beyond)
+        ids = jnp.where(mask, jnp.pad(ids, beyond), jnp.asarray(config.pad_id, ids.dtype))
+        embeddings = params["embeddings"]
+        x = embed_tokens(embeddings["token"]["table"], ids).astype(precision.accumulate)
+        x = x + embeddings["position"]["table"].astype(precision.accumulate)[None]
+        return Entry(x, block_layer(config.block, precision, None), lambda state: state[:, -1], mask)
+
+    def top(params: Any, state: jax.Array) -> jax.Array:
+        return layer_norm(params["final_norm"], state, config.eps)
+
+    def head(params: Any, pooled: jax.Array) -> jax.Array:
+        projection = params["projection"]
+        return dense(top(params, pooled), projection["kernel"], projection["bias"], precision)
+
+    width, projection = config.width, config.projection
+    return tower(
+        modality="text",
+        config=config,
+        spec={
+            "embeddings": {
+                "token": {"table": ParamSpec((config.vocabulary, width), ("vocab", "embed"))},
+                "position": {"table": ParamSpec((config.max_positions, width), (None, "embed"))},
+            },
+            "layers": stack_spec(config.block, config.layers),
+            "final_norm": layer_norm_spec(width),
+            "projection": {
+                "kernel": ParamSpec((width, projection), ("embed", None), normal(width**-0.5)),
+                "bias": ParamSpec((projection,), (None,), zeros),
+            },
+        },
+        precision=precision,
+        enter=enter,
+        head=head,
+        top=top,
+        embedding_width=projection,
+        remat=remat,
+    )
+
+
+def siglip_vision(config: SiglipVisionConfig, precision: Precision = FLOAT32, *, remat: bool = False) -> Encoder:
+    """The image tower of a SigLIP model.
+
+    Args:
+        config: the architecture.
+        precision: dtypes of parameters, products and results.
+        remat: recompute layers in the backward pass (less memory, about a third more time).
+
+    Returns:
+        An `Encoder` of modality "image". Taps are means over the patches of the residual stream; `tokens` is the
+        output of the final norm, and the embedding is what the MAP head reads from it.
+    """
+
+    def enter(params: Any, inputs: Mapping[str, jax.Array]) -> Entry:
+        pixels = check_pixels(inputs, config.image_size, config.channels)
+        embeddings = params["embeddings"]
+        x = embed_patches(embeddings["patch"], pixels, config.patch, precision)
+        x = x + embeddings["position"]["table"].astype(x.dtype)[None]
+        return Entry(x, block_layer(config.block, precision, None), masked_mean, None)
+
+    def head(params: Any, tokens: jax.Array) -> jax.Array:
+        return map_head(
+            params["head"],
+            tokens,
+            heads=config.heads,
+            activation_name=config.activation,
+            eps=config.eps,
+            precision=precision,
+        )
+
+    width = config.width
+    kernel = ParamSpec((config.patch * config.patch * config.channels, width), (None, "embed"), normal(0.02))
+    encoder = tower(
+        modality="image",
+        config=config,
+        spec={
+            "embeddings": {
+                "patch": {"kernel": kernel, "bias": ParamSpec((width,), ("embed",), zeros)},
+                "position": {"table": ParamSpec((config.patches, width), (None, "embed"), normal(width**-0.5))},
+            },
+            "layers": stack_spec(config.block, config.layers),
+            "final_norm": layer_norm_spec(width),
+            "head": map_head_spec(width, config.mlp_width),
+        },
+        precision=precision,
+        enter=enter,
+        head=lambda params, pooled: pooled,
+        top=lambda params, state: layer_norm(params["final_norm"], state, config.eps),
+        embedding_width=width,
+        remat=remat,
+    )
+    return with_token_head(encoder, head)

@@ -1,0 +1,65 @@
+"""Vision, video and audio families against the stored outputs of the original PyTorch models (see make_*.py)."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from erel_jax.interop.huggingface import load_encoder
+
+HERE = Path(__file__).resolve().parent
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory):
+    """`golden(name)` gives (folder in the Hugging Face layout, arrays of the file)."""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            with np.load(HERE / f"{name}.npz", allow_pickle=False) as file:
+                arrays = {key: file[key] for key in file.files}
+            (folder / "config.json").write_text(str(arrays.pop("config")))
+            names = [key for key in arrays if key.startswith("weights/")]
+            weights = {key.removeprefix("weights/"): np.ascontiguousarray(arrays.pop(key)) for key in names}
+            save_file(weights, folder / "model.safetensors")
+            made[name] = folder, arrays
+        return made[name]
+
+    return make
+
+
+def run(loaded, inputs, **options):
+    with jax.default_matmul_precision("highest"):
+        encode = partial(loaded.encoder.module.apply, tokens=True, hidden_states=True, **options)
+        return jax.jit(encode)(loaded.params, inputs)
+
+
+def expect_close(ours, theirs):
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(np.asarray(ours), theirs, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_siglip_text_tower_sees_its_padding(golden):
+    folder, arrays = golden("siglip")
+    inputs = {"ids": arrays["ids"], "mask": arrays["mask"]}
+    out = run(load_encoder(folder, modality="text"), inputs, taps=(0, 3))
+    expect_close(out.hidden_states, arrays["text_hidden_states"])
+    expect_close(out.tokens, arrays["text_last_hidden_state"])
+    expect_close(out.embedding, arrays["text_pooled"])
+    expect_close(out.taps, arrays["text_hidden_states"][[0, 3], :, -1].transpose(1, 0, 2))
+    np.testing.assert_array_equal(np.asarray(out.mask).sum(1), arrays["mask"].sum(1))
+
+
+def test_siglip_image_tower(golden):
+    folder, arrays = golden("siglip")
+    out = run(load_encoder(folder, modality="image"), {"pixels": arrays["pixels"]}, taps=(0, 2))
+    expect_close(out.hidden_states, arrays["image_hidden_states"])
+    expect_close(out.tokens, arrays["image_last_hidden_state"])
+    expect_close(out.embedding, arrays["image_pooled"])
+    expect_close(out.taps, arrays["image_hidden_states"][[0, 2]].mean(2).transpose(1, 0, 2))

@@ -1,0 +1,153 @@
+"""Live comparison of vision, video and audio families with the PyTorch originals, in both directions."""
+
+import jax
+import numpy as np
+import pytest
+
+from erel_jax.encoders import ENCODERS
+from erel_jax.interop.export import save_encoder
+from erel_jax.interop.huggingface import load_encoder
+
+torch = pytest.importorskip("torch", reason="live parity needs torch: pip install torch==2.13.0")
+transformers = pytest.importorskip("transformers")
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    torch.manual_seed(0)
+
+
+def shaken(model):
+    """Weights large enough that no path is near its linear range."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            scale = weight.ndim == 1 and name.endswith("weight")
+            weight.copy_(torch.randn(weight.shape) * 0.2 + (1.0 if scale else 0.0))
+    return model.eval()
+
+
+def ours(folder, inputs, **options):
+    loaded = load_encoder(folder, **options)
+
+    def encode(params, batch):
+        return loaded.encoder.module.apply(params, batch, tokens=True, hidden_states=True)
+
+    with jax.default_matmul_precision("highest"):
+        return jax.jit(encode)(loaded.params, inputs)
+
+
+def theirs(model, inputs, **options):
+    [(name, value)] = inputs.items()
+    value = torch.tensor(value)
+    with torch.no_grad():
+        if name == "ids":
+            return model(input_ids=value.long(), output_hidden_states=True)
+        if name == "pixels":
+            return model(pixel_values=value.permute(0, 3, 1, 2), output_hidden_states=True, **options)
+        if name == "video":
+            return model(pixel_values=value.permute(0, 1, 4, 2, 3), output_hidden_states=True)
+        if name == "spectrogram":
+            return model(input_values=value, output_hidden_states=True)
+        return model(input_features=value.permute(0, 2, 1), output_hidden_states=True)
+
+
+def full_text(vocabulary, length, rows=2):
+    """Texts as long as the tower takes, so that nothing is padded."""
+    ids = np.random.default_rng(3).integers(1, vocabulary, (rows, length)).astype(np.int32)
+    return {"ids": ids, "mask": np.ones(ids.shape, bool)}
+
+
+def expect_equal(out, reference, embedding):
+    states = np.stack([state.numpy() for state in reference.hidden_states])
+    np.testing.assert_allclose(out.hidden_states, states, rtol=TOLERANCE, atol=TOLERANCE)
+    np.testing.assert_allclose(out.tokens, reference.last_hidden_state.numpy(), rtol=TOLERANCE, atol=TOLERANCE)
+    np.testing.assert_allclose(out.embedding, embedding(reference).numpy(), rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def inputs_of(encoder):
+    """Random inputs of a tiny encoder."""
+    config, draw = encoder.config, np.random.default_rng(4)
+    if encoder.modality == "text":
+        return full_text(config.vocabulary, config.max_positions)
+    side = getattr(config, "image_size", 0)
+    name, shape = {
+        "image": lambda: ("pixels", (side, side, config.channels)),
+        "video": lambda: ("video", (config.frames, side, side, config.channels)),
+        "audio": lambda: (config.input_name, (config.frames, config.bins)),
+    }[encoder.modality]()
+    return {name: draw.normal(size=(2, *shape)).astype(np.float32)}
+
+
+EXPORTED = {
+    "siglip_text_model": ("SiglipTextModel", lambda r: r.pooler_output),
+    "siglip_vision_model": ("SiglipVisionModel", lambda r: r.pooler_output),
+}
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTED))
+def test_exported_folders_open_in_transformers(tmp_path, name):
+    original, embedding = EXPORTED[name]
+    encoder, draw = ENCODERS[name].build(ENCODERS[name].config.tiny()), np.random.default_rng(0)
+    params = jax.tree.map(lambda s: jax.numpy.asarray(draw.normal(size=s.shape) * 0.3, s.dtype), encoder.module.spec)
+    folder = save_encoder(tmp_path / "model", encoder, params)
+    options = {"add_pooling_layer": False} if original in ("DeiTModel", "BeitModel") else {}
+    model, info = getattr(transformers, original).from_pretrained(
+        folder, output_loading_info=True, attn_implementation="eager", **options
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    inputs = inputs_of(encoder)
+    seen = {key: value for key, value in inputs.items() if key != "mask"}
+    expect_equal(ours(folder, inputs), theirs(model.eval(), seen), embedding)
+
+
+def test_siglip(tmp_path):
+    config = transformers.SiglipConfig(
+        text_config=dict(
+            vocab_size=60, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40,
+            max_position_embeddings=11, projection_size=32, pad_token_id=1, bos_token_id=2, eos_token_id=3,
+        ),
+        vision_config=dict(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=44, image_size=23,
+            patch_size=7,
+        ),
+    )  # fmt: skip
+    model = shaken(transformers.SiglipModel(config))
+    model.save_pretrained(tmp_path)
+    texts = full_text(60, 11)
+    reference = theirs(model.text_model, {"ids": texts["ids"]})
+    expect_equal(ours(tmp_path, texts, modality="text"), reference, lambda r: r.pooler_output)
+    pixels = {"pixels": np.random.default_rng(5).normal(size=(3, 23, 23, 3)).astype(np.float32)}
+    reference = theirs(model.vision_model, pixels)
+    expect_equal(ours(tmp_path, pixels, modality="image"), reference, lambda r: r.pooler_output)
+
+
+@pytest.mark.parametrize(
+    ("presets", "original"),
+    [
+        (("siglip_text_model", "so400m"), 449_734_896),
+        (("siglip_vision_model", "so400m_14_384"), 428_225_600),
+        (("clip_text_model", "large_14"), 123_650_304),
+        (("clip_vision_model", "large_14"), 303_966_208),
+    ],
+)
+def test_counts_of_full_size_presets_are_those_of_the_originals(presets, original):
+    name, preset = presets
+    config = getattr(ENCODERS[name].config, preset)()
+    sizes = dict(
+        hidden_size=config.width, intermediate_size=config.mlp_width, num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+    )  # fmt: skip
+    sizes |= {"image_size": config.image_size, "patch_size": config.patch} if "vision" in name else {}
+    sizes |= {"projection_dim": config.projection} if "clip" in name else {}
+    family = "Siglip" if "siglip" in name else "CLIP"
+    tower = "Text" if "text" in name else "Vision"
+    suffix = "WithProjection" if family == "CLIP" else ""
+    with torch.device("meta"):
+        model = getattr(transformers, f"{family}{tower}Model{suffix}")(
+            getattr(transformers, f"{family}{tower}Config")(**sizes)
+        )
+    assert sum(weight.numel() for weight in model.parameters()) == original
