@@ -23,7 +23,7 @@ from erel_jax.adapters.iisan import iisan
 from erel_jax.adapters.method import Method
 from erel_jax.adapters.side_tower import side_tower
 from erel_jax.adapters.standardize import measure_standardization, standardization_spec, standardize
-from erel_jax.adapters.taps import tap_states
+from erel_jax.adapters.taps import tap_states, widen
 from erel_jax.encoders.encoded import Encoder
 from erel_jax.layers import FLOAT32, Precision, dense
 from erel_jax.layers.activation import activation
@@ -56,7 +56,7 @@ class Adapted:
     def read(self, modality: str, params: Any, inputs: Any, *, key: Any = None, train: bool = False) -> jax.Array:
         """What the head of `modality` is fed with: the live tower's output, or the stored states given as `inputs`."""
         if self.method.cached:
-            return inputs
+            return widen(inputs)
         return read_tower(self.encoders[modality], params, inputs, self.taps.get(modality), key=key, train=train)
 
 

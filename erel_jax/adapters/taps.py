@@ -5,6 +5,12 @@ say nearly the same. *Group layer-dropping* (IISAN-Versa) cuts the layers into e
 each, so that encoders of different depth give equally many taps.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
 from erel_jax.errors import ConfigError
 
 
@@ -36,3 +42,14 @@ def tap_states(layers: int, taps: int = 7, *, include_embedding: bool = True) ->
     step = (layers - 1) // (groups - 1) if groups > 1 else 0
     states = tuple(layers - step * (groups - 1 - group) for group in range(groups))
     return (0, *states) if include_embedding else states
+
+
+def widen(stored: Any) -> jax.Array:
+    """Stored states as floating point: `{"values": int8[..., D], "scales": float32[...]}` multiplied out to float32.
+
+    Floating-point states are returned as they are. Inside a compiled step the product fuses into what reads it, so int8
+    states never exist in float32 as a whole.
+    """
+    if not isinstance(stored, Mapping):
+        return stored
+    return stored["values"].astype(jnp.float32) * stored["scales"][..., None]

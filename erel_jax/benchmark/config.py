@@ -57,6 +57,13 @@ class BenchConfig:
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Operands of matrix products; accumulation, softmax, norms and losses are float32 either way."""
 
+    state_storage: Literal["bfloat16", "int8"] = "bfloat16"
+    """How hidden states of cached methods are kept: int8 halves them, with one scale per item and tap."""
+
+    state_placement: Literal["auto", "resident", "sharded", "streamed"] = "auto"
+    """Where hidden states live in training: on the device, spread over devices, or read from disk batch by batch.
+    auto takes the first that fits and says so."""
+
     out: Path | None = None
     """Output folder. Default: `erel-bench/<task>-<data>`."""
 

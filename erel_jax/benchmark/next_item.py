@@ -3,12 +3,12 @@
     item inputs or stored states ─ adapted.module ─► item vectors ─┬─► windows ─ sasrec ─► user states
                                                                    └─► catalog          └─► dot products
 Parameters: `{"towers": …, "head": …, "user": …, "catalog": …}`; `catalog` holds the stored states of cached methods
-and trains nothing.
+and trains nothing. Where the states do not fit the device there is no catalog, and a `Feed` brings each batch its rows.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,18 @@ USERS = 2048
 ITEMS_CACHED, ITEMS_LIVE = 2048, 256
 
 
+class Feed(Protocol):
+    """Stored states by item numbers, for what is not resident; see `benchmark.state_feed`."""
+
+    def __call__(self, rows: np.ndarray) -> Any:
+        """Rows of every modality's states."""
+        ...
+
+    def prefetch(self, rows: np.ndarray) -> None:
+        """Announces rows that will soon be asked for."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class NextItem:
     """The pieces of one model, built once.
@@ -44,6 +56,7 @@ class NextItem:
         user_rows: the same encoder over real positions alone, for training.
         precision: dtypes of the loss's products.
         items_step, users_step: compiled encoders of a chunk of items and of users.
+        feed: where stored states come from that are not in `params["catalog"]`.
     """
 
     problem: Problem
@@ -53,6 +66,7 @@ class NextItem:
     precision: Precision
     items_step: Step
     users_step: Step
+    feed: Feed | None = None
 
     def loss(self, params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
         """In-batch debiased cross-entropy of one `Batches` batch; see `training.train_step`."""
@@ -89,6 +103,8 @@ class NextItem:
 
     def inputs(self, params: Any, rows: np.ndarray) -> Any:
         """What the item encoder reads for item numbers `rows`: stored states, or live inputs."""
+        if self.feed is not None:
+            return self.feed(rows)
         if self.adapted.method.cached:
             return rows_of(params["catalog"]["states"], jnp.asarray(rows))
         return {name: self.problem.inputs(name, rows) for name in self.problem.towers}
@@ -139,9 +155,11 @@ def rows_of(states: Any, rows: jax.Array) -> Any:
 class Batches:
     """Training batches by number, so that resuming is exact; see `training.Batches`."""
 
-    def __init__(self, problem: Problem, adapted: Adapted, batch_size: int, epochs: int, seed: int):
+    def __init__(
+        self, problem: Problem, adapted: Adapted, batch_size: int, epochs: int, seed: int, feed: Feed | None = None
+    ):
         windows = problem.sequences.windows
-        self.problem, self.live = problem, not adapted.method.cached
+        self.problem, self.live, self.feed = problem, not adapted.method.cached, feed
         # One epoch more than planned: profiling draws a batch after the last step.
         self.batches = SequenceBatches(windows=windows, batch_size=batch_size, epochs=epochs + 1, seed=seed)
         self.log_popularity = problem.sequences.log_popularity
@@ -166,7 +184,11 @@ class Batches:
             "log_popularity": self.log_popularity[unique],
             "presence": self.problem.presence[unique],
         }
-        if self.live:
+        if self.feed is not None:
+            batch["inputs"] = self.feed(unique)
+            if within + 1 < self.steps_per_epoch:
+                self.feed.prefetch(self._epoch[1].unique_items[within + 1])
+        elif self.live:
             batch["inputs"] = {name: self.problem.inputs(name, unique) for name in self.problem.towers}
         users = self.batches.order(epoch)[within]
         return batch, [self.problem.sequences.user_ids[user] for user in users if user >= 0]

@@ -4,6 +4,7 @@
 profiles one method under the full-ranking protocol (all items, history masked, leave-one-out).
 """
 
+import dataclasses
 import html
 import time
 from typing import Any
@@ -21,8 +22,10 @@ from erel_jax.benchmark.next_item import ITEMS_LIVE, Batches, NextItem, next_ite
 from erel_jax.benchmark.recommendation_problem import Problem, load_problem
 from erel_jax.benchmark.record import Record
 from erel_jax.benchmark.report.gallery import GalleryQuery, GalleryResult
-from erel_jax.benchmark.states import stored_states
+from erel_jax.benchmark.state_feed import ShardedStates, StreamedStates, resident_states
+from erel_jax.benchmark.states import choose_placement, described, device_budget, stored_states, tower_identity
 from erel_jax.benchmark.training_run import Trained, Training, run_fingerprint, train
+from erel_jax.data.state_store import Layout, StateStore
 from erel_jax.errors import DataError
 from erel_jax.layers import precision as precisions
 from erel_jax.profiling import Timing, describe_environment, environment_reasons, latency, throughput
@@ -78,13 +81,12 @@ def fit_method(problem: Problem, name: str, seed: int, messenger: Messenger) -> 
     key = jax.random.key(seed)
     params = dict(tower_parameters(adapted, key, towers))
     params["user"] = module.init(jax.random.fold_in(key, 1), model.user.spec)
-    extract_seconds = 0.0
-    if method.cached:
-        states, extract_seconds = _catalog(problem, adapted, messenger)
-        params["catalog"] = {"states": states}
-    params = standardized(adapted, params, lambda modality: _sample(problem, adapted, params, modality))
+    stores = _stores(problem, adapted, messenger) if method.cached else {}
+    extract_seconds = sum(store.build_seconds for store in stores.values())
+    model, params = _placed(model, params, stores)
+    params = standardized(adapted, params, lambda modality: _sample(problem, adapted, stores, modality))
     epochs = config.epochs or (EPOCHS_CACHED if method.cached else EPOCHS_LIVE)
-    batches = Batches(problem, adapted, _batch_size(config, method), epochs, seed)
+    batches = Batches(problem, adapted, _batch_size(config, method), epochs, seed, model.feed)
 
     def evaluate(params: Any) -> float:
         vectors = model.item_vectors(params, lambda n, m: messenger.progress("encoding items", n, m))
@@ -176,9 +178,15 @@ def learned_record(
     return record, vectors
 
 
-def _catalog(problem: Problem, adapted: Adapted, messenger: Messenger) -> tuple[dict[str, jax.Array], float]:
-    """Stored states of every modality on device, and the seconds that computing them took."""
-    stored, seconds = {}, 0.0
+def _stores(problem: Problem, adapted: Adapted, messenger: Messenger) -> dict[str, StateStore]:
+    """Stored states of every modality, encoded now where they are missing."""
+    config, layouts = problem.config, {}
+    for name, tower in problem.towers.items():
+        taps = adapted.taps.get(name)
+        shape = (tower.encoder.embedding_width,) if taps is None else (len(taps), tower.encoder.width)
+        layouts[name] = Layout(rows=problem.items + 1, shape=shape, storage=config.state_storage, chunk=ITEMS_LIVE)
+    messenger.note(described(layouts, _placement(config, layouts), device_budget()))
+    stores = {}
     for name, tower in problem.towers.items():
         taps = adapted.taps.get(name)
         step = compile_step(lambda params, inputs, e=tower.encoder, t=taps: read_tower(e, params, inputs, t))
@@ -187,22 +195,34 @@ def _catalog(problem: Problem, adapted: Adapted, messenger: Messenger) -> tuple[
             rows = np.minimum(np.arange(start, start + ITEMS_LIVE), stop - 1)
             return np.asarray(step(params, problem.inputs(name, rows)), np.float32)[: stop - start]
 
-        key = (tower.fingerprint, problem.fingerprint, problem.config.precision, str(taps))
-        states = stored_states(
+        stores[name] = stored_states(
             problem.cache,
             f"{name}-{adapted.method.reads}",
-            key,
-            problem.items + 1,
+            tower_identity(tower, problem.fingerprint, taps, config.precision),
+            layouts[name],
             encode,
-            ITEMS_LIVE,
             messenger.progress,
         )
-        stored[name] = jnp.asarray(states.values)
-        seconds += states.build_seconds
-    return stored, seconds
+    return stores
 
 
-def _sample(problem: Problem, adapted: Adapted, params: Any, modality: str) -> np.ndarray:
+def _placement(config: BenchConfig, layouts: dict[str, Layout]) -> str:
+    total = sum(layout.bytes for layout in layouts.values())
+    return choose_placement(total, device_budget(), jax.device_count(), config.state_placement)
+
+
+def _placed(model: NextItem, params: dict[str, Any], stores: dict[str, StateStore]) -> tuple[NextItem, dict[str, Any]]:
+    """The model and parameters with the stored states where they fit: in the catalog, or brought by a feed."""
+    if not stores:
+        return model, params
+    placement = _placement(model.problem.config, {name: store.layout for name, store in stores.items()})
+    if placement == "resident":
+        return model, {**params, "catalog": {"states": resident_states(stores)}}
+    feed = ShardedStates(stores) if placement == "sharded" else StreamedStates(stores)
+    return dataclasses.replace(model, feed=feed), params
+
+
+def _sample(problem: Problem, adapted: Adapted, stores: dict[str, StateStore], modality: str) -> np.ndarray:
     """Taps float[N, K, D] of up to `SAMPLE` training items spread over the catalog that have this modality."""
     column = list(problem.towers).index(modality)
     known = np.flatnonzero(problem.presence[:, column] & (problem.sequences.train_counts > 0))
@@ -210,7 +230,7 @@ def _sample(problem: Problem, adapted: Adapted, params: Any, modality: str) -> n
         raise DataError(f"no training item has a {modality}; leave this encoder out or check the items.")
     rows = known[np.linspace(0, len(known) - 1, min(SAMPLE, len(known))).astype(int)]
     if adapted.method.cached:
-        return np.asarray(params["catalog"]["states"][modality][rows], np.float32)
+        return stores[modality].widened(rows)
     tower, taps = problem.towers[modality], adapted.taps[modality]
     step = compile_step(lambda params, inputs: read_tower(tower.encoder, params, inputs, taps))
     parts = []

@@ -12,7 +12,8 @@ from erel_jax.benchmark.messages import Messenger
 from erel_jax.benchmark.next_item import ITEMS_LIVE, KS
 from erel_jax.benchmark.recommendation_problem import Problem
 from erel_jax.benchmark.record import Record
-from erel_jax.benchmark.states import stored_states
+from erel_jax.benchmark.states import stored_states, tower_identity
+from erel_jax.data.state_store import Layout
 from erel_jax.errors import DataError
 from erel_jax.metrics.ranking import ranking_metrics
 from erel_jax.profiling import PeakMeter, describe_environment, environment_reasons, latency
@@ -42,7 +43,7 @@ def make_floors(problem: Problem, messenger: Messenger) -> dict[str, Floor]:
 
 
 def pooled(problem: Problem, name: str, messenger: Messenger) -> np.ndarray:
-    """A frozen tower's own embedding of every item, [N + 1, E]."""
+    """A frozen tower's own embedding of every item, float32[N + 1, E]."""
     tower = problem.towers[name]
     step = compile_step(lambda params, inputs: read_tower(tower.encoder, params, inputs, None))
 
@@ -50,11 +51,11 @@ def pooled(problem: Problem, name: str, messenger: Messenger) -> np.ndarray:
         rows = np.minimum(np.arange(start, start + ITEMS_LIVE), stop - 1)
         return np.asarray(step(tower.params, problem.inputs(name, rows)), np.float32)[: stop - start]
 
-    key = (tower.fingerprint, problem.fingerprint, problem.config.precision, str(None))
-    states = stored_states(
-        problem.cache, f"{name}-pooled", key, problem.items + 1, encode, ITEMS_LIVE, messenger.progress
-    )
-    return states.values
+    identity = tower_identity(tower, problem.fingerprint, None, problem.config.precision)
+    shape, storage = (tower.encoder.embedding_width,), problem.config.state_storage
+    layout = Layout(rows=problem.items + 1, shape=shape, storage=storage, chunk=ITEMS_LIVE)
+    store = stored_states(problem.cache, f"{name}-pooled", identity, layout, encode, messenger.progress)
+    return store.widened(slice(None))
 
 
 def combination(floors: Mapping[str, Floor]) -> dict[str, float]:

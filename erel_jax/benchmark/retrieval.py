@@ -20,9 +20,10 @@ from erel_jax.benchmark.messages import Messenger
 from erel_jax.benchmark.record import Record
 from erel_jax.benchmark.retrieval_evaluation import Vectors, evaluate, gallery, query_latency
 from erel_jax.benchmark.retrieval_problem import Problem, load_problem
-from erel_jax.benchmark.states import stored_states
+from erel_jax.benchmark.states import stored_states, tower_identity
 from erel_jax.benchmark.training_run import Trained, Training, run_fingerprint, train
 from erel_jax.data.pipeline import BatchStream, eval_batches
+from erel_jax.data.state_store import Layout, StateStore
 from erel_jax.layers import l2_normalize
 from erel_jax.layers import precision as precisions
 from erel_jax.losses import symmetric_info_nce
@@ -115,7 +116,7 @@ class Feeds:
     def __init__(self, problem: Problem, adapted: Adapted, messenger: Messenger):
         self.problem, self.adapted, self.messenger = problem, adapted, messenger
         self.build_seconds = 0.0
-        self._states: dict[tuple[str, str], np.ndarray] = {}
+        self._states: dict[tuple[str, str], StateStore] = {}
         if adapted.method.cached:
             for modality in problem.encoders:
                 step = compile_step(self._read(modality))
@@ -125,7 +126,7 @@ class Feeds:
     def __call__(self, modality: str, split: str, rows: np.ndarray) -> Any:
         """Inputs of `modality` for rows of a split's texts or pictures."""
         if self.adapted.method.cached:
-            return np.asarray(self._states[modality, split][rows])
+            return self._states[modality, split].read(rows)
         return self.problem.inputs(modality, split, rows)
 
     def sample(self, modality: str) -> np.ndarray:
@@ -133,7 +134,7 @@ class Feeds:
         total = self.problem.rows(modality, "train")
         rows = np.linspace(0, total - 1, min(SAMPLE, total)).astype(int)
         if self.adapted.method.cached:
-            return np.asarray(self(modality, "train", rows), np.float32)
+            return self._states[modality, "train"].widened(rows)
         step, tower, parts = compile_step(self._read(modality)), self.problem.towers[modality], []
         for start in range(0, len(rows), ENCODE_BATCH):
             chunk = np.resize(rows[start : start + ENCODE_BATCH], ENCODE_BATCH)
@@ -155,18 +156,20 @@ class Feeds:
             states = step(tower.params, problem.inputs(modality, split, rows))
             return np.asarray(states, np.float32)[: stop - start]
 
-        key = (tower.fingerprint, problem.data.fingerprint, split, problem.config.precision, str(self._taps(modality)))
-        states = stored_states(
+        taps, config = self._taps(modality), problem.config
+        identity = tower_identity(tower, problem.data.fingerprint, taps, config.precision)
+        shape = (tower.encoder.embedding_width,) if taps is None else (len(taps), tower.encoder.width)
+        rows = problem.rows(modality, split)
+        store = stored_states(
             problem.cache,
             f"{modality}-{self.adapted.method.reads}",
-            key,
-            problem.rows(modality, split),
+            {**identity, "split": split},
+            Layout(rows=rows, shape=shape, storage=config.state_storage, chunk=ENCODE_BATCH),
             encode,
-            ENCODE_BATCH,
             self.messenger.progress,
         )
-        self._states[modality, split] = states.values
-        self.build_seconds += states.build_seconds
+        self._states[modality, split] = store
+        self.build_seconds += store.build_seconds
 
 
 class _Batches:

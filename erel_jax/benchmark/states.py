@@ -1,104 +1,115 @@
-"""What frozen towers said about every item, computed once and kept.
+"""What frozen towers said about every item: stored once, and where training finds it.
 
-A cached method trains on an encoder's pooled embeddings or hidden states (*taps*) instead of running the encoder. The
-states of one modality are one contiguous array `[N, …]` in bfloat16 with a manifest, keyed by everything that shaped
-them: the encoder's weights, the items, the taps and the precision.
+A cached method trains on an encoder's pooled embeddings or hidden states (*taps*) instead of running the encoder.
+`stored_states` keeps them in a `data.state_store` folder whose name follows from everything that shaped them: the
+encoder's weights and tokenizer, the items, the taps and the precision. `choose_placement` says where they live while
+training: *resident* on the device, *sharded* over the devices, or *streamed* from disk (see `state_feed`).
 """
 
 import hashlib
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import ml_dtypes
+import jax
 import numpy as np
 
-from erel_jax.artifacts import ArtifactDir, verify_manifest
-from erel_jax.errors import CheckpointError, NonFiniteError
+from erel_jax.data.state_store import Layout, StateStore, open_store
+from erel_jax.errors import ConfigError, suggest
 
-KIND = "hidden-states"
+Placement = Literal["resident", "sharded", "streamed"]
+PLACEMENTS = ("resident", "sharded", "streamed")
+# What states may take of a device's memory: parameters, optimizer and activations want the rest.
+SHARE = 0.5
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class States:
-    """Stored states of one modality.
+def tower_identity(tower: Any, items: str, taps: tuple[int, ...] | None, precision: str) -> dict[str, str]:
+    """Everything that shapes a tower's stored states.
 
-    Attributes:
-        values: bfloat16[N, …], mapped from disk.
-        build_seconds: what computing them took, whenever that was.
+    Args:
+        tower: `interop.huggingface.Loaded`.
+        items: fingerprint of what it encodes.
+        taps: states read, None for the pooled embedding.
+        precision: name of the policy it runs in.
     """
-
-    values: np.ndarray
-    build_seconds: float
-
-    @property
-    def bytes_per_item(self) -> int:
-        """Stored bytes of one item."""
-        return self.values.nbytes // len(self.values)
+    identity = {"weights": tower.fingerprint, "items": items, "taps": str(taps), "precision": precision}
+    if tower.tokenizer is not None:
+        identity["tokenizer"] = hashlib.sha256(tower.tokenizer.to_json().encode()).hexdigest()
+    return identity
 
 
 def stored_states(
     cache: Path,
     name: str,
-    key: Sequence[str],
-    rows: int,
+    identity: Mapping[str, str],
+    layout: Layout,
     encode: Callable[[int, int], np.ndarray],
-    chunk: int,
     progress: Callable[[str, int, int], None],
-) -> States:
-    """Opens stored states, or computes and stores them.
+) -> StateStore:
+    """Opens stored states, or computes what is missing of them.
 
     Args:
         cache: cache folder.
         name: a word for folder names and progress, for example `text-taps`.
-        key: everything that shapes the values; another key is another store.
-        rows: number of items N.
+        identity: everything that shapes the values, see `tower_identity`; another identity is another store.
+        layout: rows, shape and storage.
         encode: `encode(start, stop) -> float[stop - start, …]`, finite.
-        chunk: rows per call of `encode`.
         progress: called with (stage, done, total).
 
     Raises:
+        CheckpointError: the folder holds states of something else.
         NonFiniteError: the encoder gave NaN or infinity; names the first row.
     """
-    digest = hashlib.sha256("|".join((*key, str(rows))).encode()).hexdigest()[:16]
-    folder = cache / "states" / f"{name}-{digest}"
-    try:
-        manifest = verify_manifest(folder, kind=KIND)
-    except CheckpointError:
-        _build(folder, name, rows, encode, chunk, progress)
-        manifest = verify_manifest(folder, "size", kind=KIND)
-    bits = np.load(folder / "states.npy", mmap_mode="r", allow_pickle=False)
-    return States(values=bits.view(ml_dtypes.bfloat16), build_seconds=float(manifest.metadata["build_seconds"]))
+    parts = (f"{key}={value}" for key, value in sorted(identity.items()))
+    digest = hashlib.sha256("|".join((*parts, f"{layout.rows}{layout.shape}{layout.storage}")).encode()).hexdigest()
+    folder = cache / "states" / f"{name}-{digest[:16]}"
+    return open_store(folder, name=name, identity=identity, layout=layout, encode=encode, progress=progress)
 
 
-def _build(
-    folder: Path,
-    name: str,
-    rows: int,
-    encode: Callable[[int, int], np.ndarray],
-    chunk: int,
-    progress: Callable[[str, int, int], None],
-) -> None:
-    start_time = time.perf_counter()
-    stage = f"storing {name}"
-    with ArtifactDir(folder, kind=KIND, overwrite=True) as artifact:
-        stored: Any = None
-        for start in range(0, rows, chunk):
-            stop = min(start + chunk, rows)
-            progress(stage, start, rows)
-            values = np.asarray(encode(start, stop), np.float32)
-            bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-            if bad.any():
-                raise NonFiniteError(
-                    f"{name}: the encoder gave NaN or infinity for item row {start + int(bad.argmax())}."
-                )
-            if stored is None:
-                shape = (rows, *values.shape[1:])
-                path = artifact.file("states.npy")
-                stored = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint16, shape=shape)
-            stored[start:stop] = values.astype(ml_dtypes.bfloat16).view(np.uint16)
-        stored.flush()
-        artifact.metadata["build_seconds"] = time.perf_counter() - start_time
-    progress(stage, rows, rows)
+def device_budget() -> int:
+    """Bytes that stored states may take on one device; host memory where the device does not tell."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        free = int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
+    return int(SHARE * free)
+
+
+def choose_placement(total: int, budget: int, devices: int = 1, wanted: str = "auto") -> Placement:
+    """Where `total` bytes of states go.
+
+    Args:
+        total: bytes of all modalities together.
+        budget: bytes they may take on each device, see `device_budget`.
+        devices: number of devices.
+        wanted: a placement to take in any case, or "auto" for the first that fits: resident, sharded, streamed.
+
+    Raises:
+        ConfigError: `wanted` is unknown.
+
+    >>> choose_placement(10, 4, devices=8)
+    'sharded'
+    """
+    if wanted != "auto":
+        for placement in PLACEMENTS:
+            if placement == wanted:
+                return placement
+        raise ConfigError(f"unknown placement {wanted!r}. {suggest(wanted, ('auto', *PLACEMENTS))}")
+    if total <= budget:
+        return "resident"
+    return "sharded" if devices > 1 and -(-total // devices) <= budget else "streamed"
+
+
+def described(layouts: Mapping[str, Layout], placement: str, budget: int) -> str:
+    """One line about size and placement, to be read before work starts."""
+    sizes = ", ".join(
+        f"{name} {layout.rows:,} × {'×'.join(map(str, layout.shape))} {layout.storage} {layout.bytes / 1e6:,.1f} MB"
+        for name, layout in layouts.items()
+    )
+    total = sum(layout.bytes for layout in layouts.values())
+    return (
+        f"hidden states: {sizes}; {total / 1e6:,.1f} MB in all, {placement} "
+        f"({budget / 1e6:,.0f} MB of a device may be taken)"
+    )

@@ -1,5 +1,7 @@
 """`erel bench --task recommendation` on sequences whose items lack some texts and some pictures."""
 
+import pytest
+
 from erel_jax.benchmark.record import read_records
 
 
@@ -38,3 +40,21 @@ def test_from_sequences_to_a_report(erel, sequences, encoders, tmp_path) -> None
     page = (tmp_path / "run" / "report.html").read_text("utf-8")
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page
+
+
+@pytest.mark.slow
+def test_states_streamed_from_disk_train_as_those_on_the_device(quick, sequences, encoders, tmp_path) -> None:
+    """The size and the choice are said before anything is encoded, and int8 is another store."""
+    inputs = ("--data", sequences / "users.tsv", "--items", sequences / "items.tsv")
+    options = ("--text-encoder", encoders["text"], "--methods", "iisan_cached", "--epochs", 1, "--batch-size", 16)
+    found = {}
+    for placement, storage in (("resident", "int8"), ("streamed", "int8")):
+        states = ("--state-placement", placement, "--state-storage", storage, "--out", placement)
+        done = quick("bench", "--task", "recommendation", *inputs, *options, *states)
+        assert done.code == 0, done.out + done.err
+        said = f"41 × 3×16 {storage} 0.0 MB; 0.0 MB in all, {placement}"
+        assert said in " ".join(done.out.split())
+        records = {record.method: record for record in read_records(tmp_path / placement / "records.jsonl")}
+        found[placement] = records["iisan_cached"]
+    assert found["streamed"].metrics == found["resident"].metrics
+    assert found["streamed"].recompiles_after_warmup == 0

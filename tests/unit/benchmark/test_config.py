@@ -46,6 +46,7 @@ def test_json_gives_the_same_config_back(config):
 CHANGES = {
     "task": "retrieval", "data": "other.tsv", "items": Path("b"), "images": Path("b"), "text_encoder": "b",
     "image_encoder": "b", "epochs": 4, "batch_size": 32, "seconds_per_method": 2.0, "precision": "bfloat16",
+    "state_storage": "int8", "state_placement": "streamed",
 }  # fmt: skip
 HARMLESS = {"methods": "full", "seeds": 5, "out": Path("b"), "cache": Path("b"), "fresh": False}
 

@@ -1,5 +1,6 @@
 """The next-item model: its loss and its evaluation against brute force over slots and users, and its batches."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -144,6 +145,30 @@ def test_loss_equals_brute_force_over_slots(problem, model, params):
             logits = np.array([states[user, slot] @ vectors[item] - log_popularity[item] for item in candidates])
             losses.append(np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[0])
     assert aux == {} and float(loss) == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_a_feed_replaces_the_catalog_bit_for_bit(problem, model, params):
+    """In batches and in catalog vectors; the next batch's rows are announced."""
+    states, asked = jax.tree.map(np.asarray, params["catalog"]["states"]), []
+
+    class Feed:
+        def __call__(self, rows):
+            return {name: values[rows] for name, values in states.items()}
+
+        def prefetch(self, rows):
+            asked.append(rows)
+
+    fed = dataclasses.replace(model, feed=Feed())
+    left = {name: part for name, part in params.items() if name != "catalog"}
+    streamed = Batches(problem, model.adapted, 4, 1, 0, fed.feed)
+    for number in range(3):
+        batch = next(streamed)[0]
+        unique = batch["sequence"].unique_items
+        jax.tree.map(np.testing.assert_array_equal, batch["inputs"], {n: v[unique] for n, v in states.items()})
+        if number:
+            np.testing.assert_array_equal(asked[number - 1], unique)
+    assert len(asked) == 2
+    np.testing.assert_array_equal(fed.item_vectors(left), model.item_vectors(params))
 
 
 def test_live_batches_carry_the_towers_inputs(problem):
