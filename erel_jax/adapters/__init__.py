@@ -1,12 +1,19 @@
 """Efficient adaptation: low-rank updates, bottlenecks, bias tuning, and side networks over hidden states."""
 
+from erel_jax.adapters.compacter import compacter
+from erel_jax.adapters.dora import dora
 from erel_jax.adapters.houlsby import houlsby
+from erel_jax.adapters.ia3 import ia3
 from erel_jax.adapters.iisan import IISAN_LEARNING_RATES, collapse_heads, iisan
 from erel_jax.adapters.lora import lora, merge_lora, unmerge_lora
+from erel_jax.adapters.merging import merge, unmerge_ia3
 from erel_jax.adapters.method import METHODS, Method, named_method
+from erel_jax.adapters.parallel import parallel
+from erel_jax.adapters.pfeiffer import pfeiffer
 from erel_jax.adapters.side_tower import TowerConfig, side_tower
 from erel_jax.adapters.taps import tap_states
 from erel_jax.adapters.trainable import split
+from erel_jax.adapters.vera import vera
 
 __all__ = [
     "IISAN_LEARNING_RATES",
@@ -14,13 +21,21 @@ __all__ = [
     "Method",
     "TowerConfig",
     "collapse_heads",
+    "compacter",
+    "dora",
     "houlsby",
+    "ia3",
     "iisan",
     "lora",
+    "merge",
     "merge_lora",
     "named_method",
+    "parallel",
+    "pfeiffer",
     "side_tower",
     "split",
     "tap_states",
+    "unmerge_ia3",
     "unmerge_lora",
+    "vera",
 ]

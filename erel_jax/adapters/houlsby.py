@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from erel_jax.adapters.trainable import HOULSBY_TARGETS
-from erel_jax.adapters.wrapping import array_spec, wrap_kernels
+from erel_jax.adapters.wrapping import array_spec, beside, wrap_kernels
 from erel_jax.errors import ConfigError
 from erel_jax.layers.kernels import Bottleneck
-from erel_jax.module import ParamSpec, normal, zeros
+from erel_jax.module import normal, zeros
 
 PyTree = Any
 
@@ -46,18 +46,13 @@ def houlsby(
 
     def wrap(path: str, kernel: Any) -> Bottleneck:
         weight = array_spec(path, kernel)
-        *stacked, _, out = weight.shape
-        *names, _, axis = weight.axes
-
-        def new(shape: tuple[int, ...], axes: tuple[str | None, ...], init: Any) -> ParamSpec:
-            return ParamSpec((*stacked, *shape), (*names, *axes), init)
-
+        out, axis = weight.shape[-1], weight.axes[-1]
         return Bottleneck(
             kernel,
-            new((out, bottleneck), (axis, "rank"), normal(0.01)),
-            new((bottleneck,), ("rank",), zeros),
-            new((bottleneck, out), ("rank", axis), zeros if zero_up else normal(0.01)),
-            new((out,), (axis,), zeros),
+            beside(weight, (out, bottleneck), (axis, "rank"), normal(0.01)),
+            beside(weight, (bottleneck,), ("rank",), zeros),
+            beside(weight, (bottleneck, out), ("rank", axis), zeros if zero_up else normal(0.01)),
+            beside(weight, (out,), (axis,), zeros),
             activation,
         )
 

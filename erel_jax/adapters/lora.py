@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from erel_jax import tree
-from erel_jax.adapters.wrapping import array_spec, wrap_kernels
+from erel_jax.adapters.wrapping import array_spec, low_rank_factors, wrap_kernels
 from erel_jax.errors import ConfigError
 from erel_jax.layers.kernels import LowRank
-from erel_jax.module import ParamSpec, uniform, zeros
 
 PyTree = Any
 
@@ -52,14 +51,7 @@ def lora(
     scale = alpha / math.sqrt(rank) if rank_stabilized else alpha / rank
 
     def wrap(path: str, kernel: Any) -> LowRank:
-        weight = array_spec(path, kernel)
-        *stacked, width, out = weight.shape
-        *names, width_axis, out_axis = weight.axes
-        if rank > min(width, out):
-            raise ConfigError(f"{path}: rank {rank} is larger than a side of the kernel [{width}, {out}].")
-        a = ParamSpec((*stacked, width, rank), (*names, width_axis, "rank"), uniform(1 / math.sqrt(width)))
-        b = ParamSpec((*stacked, rank, out), (*names, "rank", out_axis), zeros)
-        return LowRank(kernel, a, b, scale)
+        return LowRank(kernel, *low_rank_factors(path, array_spec(path, kernel), rank), scale)
 
     return wrap_kernels(spec, patterns, wrap)
 

@@ -10,8 +10,14 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from erel_jax.adapters import trainable
+from erel_jax.adapters.compacter import compacter
+from erel_jax.adapters.dora import dora
 from erel_jax.adapters.houlsby import houlsby
+from erel_jax.adapters.ia3 import ia3
 from erel_jax.adapters.lora import lora
+from erel_jax.adapters.parallel import parallel
+from erel_jax.adapters.pfeiffer import pfeiffer
+from erel_jax.adapters.vera import vera
 from erel_jax.errors import ConfigError, suggest
 
 
@@ -58,6 +64,14 @@ def _lora(spec: Any) -> Any:
 
 def _rslora(spec: Any) -> Any:
     return lora(spec, trainable.LORA_TARGETS, rank=16, alpha=16.0, rank_stabilized=True)
+
+
+def _dora(spec: Any) -> Any:
+    return dora(spec, trainable.LORA_TARGETS, rank=8, alpha=8.0)
+
+
+def _vera(spec: Any) -> Any:
+    return vera(spec, trainable.LORA_TARGETS)
 
 
 METHODS: dict[str, Method] = {
@@ -128,6 +142,76 @@ METHODS: dict[str, Method] = {
             reads="taps",
             head="side",
             learning_rate=1e-3,
+        ),
+        Method(
+            name="dora",
+            summary="rank-8 updates of directions and trained magnitudes",
+            reads="inputs",
+            rewrite=_dora,
+            trains=trainable.DORA,
+            learning_rate=1e-3,
+            tower_learning_rate=1e-3,
+        ),
+        Method(
+            name="ia3",
+            summary="trained scales of keys, values and MLP activations",
+            reads="inputs",
+            rewrite=ia3,
+            trains=trainable.IA3,
+            learning_rate=1e-3,
+            tower_learning_rate=5e-3,
+        ),
+        Method(
+            name="vera",
+            summary="trained scales of shared random low-rank factors",
+            reads="inputs",
+            rewrite=_vera,
+            trains=trainable.VERA,
+            learning_rate=1e-3,
+            tower_learning_rate=4e-3,
+        ),
+        Method(
+            name="pfeiffer",
+            summary="one bottleneck adapter per layer, after attention",
+            reads="inputs",
+            rewrite=pfeiffer,
+            trains=trainable.HOULSBY,
+            learning_rate=1e-3,
+            tower_learning_rate=4e-4,
+        ),
+        Method(
+            name="parallel",
+            summary="bottleneck adapters beside the MLPs",
+            reads="inputs",
+            rewrite=parallel,
+            trains=trainable.PARALLEL,
+            learning_rate=1e-3,
+            tower_learning_rate=1e-3,
+        ),
+        Method(
+            name="compacter",
+            summary="bottleneck adapters of Kronecker products",
+            reads="inputs",
+            rewrite=compacter,
+            trains=trainable.COMPACTER,
+            learning_rate=1e-3,
+            tower_learning_rate=4e-3,
+        ),
+        Method(
+            name="layer_norm",
+            summary="scales and shifts of norms train",
+            reads="inputs",
+            trains=trainable.LAYER_NORM,
+            learning_rate=1e-3,
+            tower_learning_rate=1e-3,
+        ),
+        Method(
+            name="lit",
+            summary="the text tower trains, all others are locked",
+            reads="inputs",
+            trains=trainable.LIT,
+            learning_rate=1e-3,
+            tower_learning_rate=1e-3,
         ),
     )
 }

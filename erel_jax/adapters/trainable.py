@@ -20,6 +20,12 @@ LORA_TARGETS: tuple[str, ...] = (r".*/attention/(?:query|value)/kernel",)
 HOULSBY_TARGETS: tuple[str, ...] = (r".*/attention/output/kernel", r".*/mlp/down/kernel")
 """Kernels that a serial bottleneck adapter follows: the last product of each sub-layer, before its residual sum."""
 
+IA3_OUTPUT_TARGETS: tuple[str, ...] = (r".*/attention/(?:key|value)/kernel",)
+"""Kernels whose outputs (IA)³ scales."""
+
+IA3_INPUT_TARGETS: tuple[str, ...] = (r".*/mlp/down/kernel",)
+"""Kernels whose inputs (IA)³ scales."""
+
 FULL: tuple[str, ...] = (r"(?!(?:.*/)?pooler/).*",)
 """Everything but a BERT pooler, which the released baselines keep frozen because no loss reaches it."""
 
@@ -34,6 +40,28 @@ LORA_FACTORS: tuple[str, ...] = LORA[:1]
 
 HOULSBY: tuple[str, ...] = (r".*/kernel(?:/base)*/(?:down|up)(?:_bias)?",)
 """Weights and biases of bottleneck adapters."""
+
+
+DORA: tuple[str, ...] = (r".*/kernel(?:/base)*/(?:a|b|magnitude_shift)",)
+"""The low-rank factors and magnitudes of DoRA."""
+
+IA3: tuple[str, ...] = (r".*/kernel(?:/base)*/(?:input|output)_scale",)
+"""The vectors of (IA)³."""
+
+VERA: tuple[str, ...] = (r".*/kernel(?:/base)*/(?:inner|outer)",)
+"""The vectors of VeRA; its random factors stay frozen."""
+
+PARALLEL: tuple[str, ...] = (r".*/kernel(?:/base)*/extra(?:_bias)?",)
+"""Weights and biases of parallel adapters."""
+
+COMPACTER: tuple[str, ...] = (r".*/kernel(?:/base)*/(?:down|up)(?:_bias|/rules|/left|/right)",)
+"""Factors and biases of Compacter's bottlenecks."""
+
+LAYER_NORM: tuple[str, ...] = (r"(?:.*/)?(?:\w+_)?norm/(?:scale|bias)",)
+"""Scales and shifts of every norm."""
+
+LIT: tuple[str, ...] = (r"(?<=/text/)(?!pooler/).*",)
+"""Every weight of the tower called text; the other towers are locked (arXiv 2111.07991)."""
 
 
 def split(params: PyTree, include: Sequence[str], exclude: Sequence[str] = ()) -> tuple[PyTree, PyTree]:

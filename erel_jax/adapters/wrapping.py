@@ -1,12 +1,13 @@
 """Wrapping chosen kernels of a spec, shared by the adapters that live on kernels."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from erel_jax import tree
 from erel_jax.errors import ConfigError
 from erel_jax.layers.kernels import Quantized
-from erel_jax.module import ParamSpec
+from erel_jax.module import Initializer, ParamSpec, uniform, zeros
 
 PyTree = Any
 
@@ -48,3 +49,28 @@ def array_spec(path: str, kernel: Any) -> ParamSpec:
     if len(inner.shape) - (inner.axes[:1] == ("layers",)) != 2:
         raise ConfigError(f"{path}: got shape {inner.shape}, expected a kernel [D, F] or a stack [layers, D, F].")
     return inner
+
+
+def beside(weight: ParamSpec, shape: Sequence[int], axes: Sequence[str | None], init: Initializer) -> ParamSpec:
+    """A new parameter beside a kernel: one per layer where the kernel is a stack.
+
+    Args:
+        weight: the kernel's spec, see `array_spec`.
+        shape, axes, init: of the new parameter of one layer.
+    """
+    return ParamSpec((*weight.shape[:-2], *shape), (*weight.axes[:-2], *axes), init)
+
+
+def low_rank_factors(path: str, weight: ParamSpec, rank: int) -> tuple[ParamSpec, ParamSpec]:
+    """Specs of A [D, R], drawn from U(±1/√D) (Kaiming-uniform with a = √5), and of B [R, F], zero.
+
+    Raises:
+        ConfigError: the rank is below 1 or larger than a side of the kernel.
+    """
+    width, out = weight.shape[-2:]
+    if rank < 1:
+        raise ConfigError(f"got rank={rank}, expected at least 1.")
+    if rank > min(width, out):
+        raise ConfigError(f"{path}: rank {rank} is larger than a side of the kernel [{width}, {out}].")
+    a = beside(weight, (width, rank), (weight.axes[-2], "rank"), uniform(1 / math.sqrt(width)))
+    return a, beside(weight, (rank, out), ("rank", weight.axes[-1]), zeros)

@@ -1,10 +1,15 @@
 """Which methods a run compares."""
 
+from erel_jax.adapters import METHODS
 from erel_jax.benchmark.config import BenchConfig
 from erel_jax.errors import ConfigError, suggest
 
 RETRIEVAL = ("frozen", "linear_probe", "full", "bitfit", "lora", "rslora", "houlsby", "iisan", "iisan_cached")
+"""What runs when nothing is asked for: each way of adapting once. A default run has a budget of minutes; the other
+registered methods run when `--methods` names them."""
+
 RECOMMENDATION = (*RETRIEVAL, "blend")
+"""The same for recommendation."""
 
 
 def chosen_methods(config: BenchConfig) -> list[str]:
@@ -13,9 +18,10 @@ def chosen_methods(config: BenchConfig) -> list[str]:
     Raises:
         ConfigError: a name is unknown; the nearest known one is named.
     """
-    known = RETRIEVAL if config.task == "retrieval" else RECOMMENDATION
+    default = RETRIEVAL if config.task == "retrieval" else RECOMMENDATION
     if config.methods is None:
-        return list(known)
+        return list(default)
+    known = list(dict.fromkeys([*default, *METHODS]))
     names = [name.strip() for name in config.methods.split(",") if name.strip()]
     if not names:
         raise ConfigError(f"--methods got no name. Known: {', '.join(known)}.")

@@ -15,9 +15,18 @@ from erel_jax.encoders import BertConfig, VitConfig, bert, vit
 from erel_jax.layers import BFLOAT16
 from erel_jax.training.optimizer import rates_by_path
 
-NAMES = list(METHODS)
 SHAPES = {"dual": dual_encoder, "item": partial(item_encoder, embedding=8)}
-UNCHANGED_AT_START = ("frozen", "linear_probe", "full", "bitfit", "lora", "rslora", "houlsby")
+# Methods outside the default run; they share their shape with one that is in it, so most of their tests are slow ones.
+EXTRA = ("dora", "ia3", "vera", "pfeiffer", "parallel", "compacter", "layer_norm", "lit")
+QUICK_EXTRA = ("dora", "parallel")
+
+
+def case(name):
+    return pytest.param(name, marks=pytest.mark.slow) if name in EXTRA and name not in QUICK_EXTRA else name
+
+
+NAMES = [case(name) for name in METHODS]
+UNCHANGED_AT_START = ("frozen", "linear_probe", "full", "bitfit", "lora", "rslora", "houlsby", *EXTRA)
 ROWS, TOKENS = 5, 7
 PRESENCE = np.array([[1, 1], [1, 0], [0, 1], [0, 0], [1, 1]], bool)
 # Compiling is what these tests cost.
@@ -134,7 +143,7 @@ def test_lowers_without_memory(name, shape):
         assert leaf.dtype == jnp.float32 and leaf.shape == (ROWS, 16 if shape == "dual" else 8)
 
 
-@pytest.mark.parametrize("name", UNCHANGED_AT_START)
+@pytest.mark.parametrize("name", [case(name) for name in UNCHANGED_AT_START])
 def test_two_towers_start_as_the_frozen_towers(built, tower_outputs, name):
     model = built(name, "dual")
     params = tower_parameters(model.adapted, jax.random.key(0), TOWERS)
@@ -173,7 +182,7 @@ def test_an_absent_modality_has_no_influence(built, name):
     assert (np.abs(everything[~whole] - same[~whole]).max(axis=1) > 1e-4).all()
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if METHODS[n].cached])
+@pytest.mark.parametrize("name", [n for n in METHODS if METHODS[n].cached])
 def test_stored_nonsense_of_an_absent_modality_is_never_read(built, name):
     """Neither by the vectors nor by the gradients."""
     model = built(name, "item")

@@ -31,8 +31,32 @@ def test_rewriting_only_adds(name):
     shapes = {module.canonical(path): leaf.shape for path, leaf in rewritten.items()}
     assert all(shapes[path] == leaf.shape for path, leaf in tree.paths(SPEC).items())
     added = len(rewritten) - len(jax.tree.leaves(SPEC))
-    # Query and value kernels get two factors each; two kernels per layer get two weights and two biases each.
-    assert added == {"lora": 4, "rslora": 4, "houlsby": 8}.get(name, 0)
+    # Query and value kernels get two factors each (and a magnitude, or two scales); a bottleneck is two weights and two
+    # biases, a Kronecker matrix three factors instead of a weight.
+    assert added == {
+        "lora": 4, "rslora": 4, "houlsby": 8, "dora": 6, "ia3": 3, "vera": 8, "pfeiffer": 4, "parallel": 4,
+        "compacter": 16,
+    }.get(name, 0)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.trains])
+def test_what_is_new_trains_and_random_factors_do_not(name):
+    method = METHODS[name]
+    spec = {"towers": {"text": method.rewrite(SPEC)}}
+    trains = tree.paths(tree.partition(spec, [f"towers/[^/]+/(?:{pattern})" for pattern in method.trains])[0])
+    kept = {f"towers/text/{path}" for path in tree.paths(SPEC)}
+    new = {path for path in tree.paths(spec) if module.canonical(path) not in kept}
+    assert {path for path in new if path not in trains} == {
+        path for path in new if name == "vera" and path.endswith(("/a", "/b"))
+    }
+
+
+def test_lit_locks_every_tower_but_the_text():
+    spec = {"towers": {"text": SPEC, "image": SPEC}}
+    patterns = [f"towers/[^/]+/(?:{pattern})" for pattern in METHODS["lit"].trains]
+    trains, frozen = tree.partition(spec, patterns)
+    assert not jax.tree.leaves(trains["towers"]["image"])
+    assert set(tree.paths(frozen["towers"]["text"])) == {"pooler/kernel", "pooler/bias"}
 
 
 def test_rank_and_scale_of_the_two_low_rank_methods():

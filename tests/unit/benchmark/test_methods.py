@@ -14,9 +14,17 @@ def config(methods, task: Any = "retrieval"):
     return BenchConfig(task=task, data=None if task == "retrieval" else "x.tsv", methods=methods)
 
 
-def test_default_is_every_registered_method():
-    assert chosen_methods(config(None)) == list(METHODS) == list(RETRIEVAL)
-    assert chosen_methods(config(None, "recommendation")) == [*METHODS, "blend"] == list(RECOMMENDATION)
+def test_default_is_fixed_and_registered():
+    """A new method does not lengthen the default run."""
+    default = ["frozen", "linear_probe", "full", "bitfit", "lora", "rslora", "houlsby", "iisan", "iisan_cached"]
+    assert chosen_methods(config(None)) == default == list(RETRIEVAL)
+    assert chosen_methods(config(None, "recommendation")) == [*default, "blend"] == list(RECOMMENDATION)
+    assert set(default) < set(METHODS)
+
+
+@pytest.mark.parametrize("task", ["retrieval", "recommendation"])
+def test_every_registered_method_can_be_named(task):
+    assert chosen_methods(config(",".join(METHODS), task)) == list(METHODS)
 
 
 def test_order_is_kept_and_repeats_are_dropped():
