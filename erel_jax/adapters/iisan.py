@@ -10,14 +10,13 @@ for a product of two matrices. They train as released (`head="two_affine"`), but
 whenever that is cheaper than applying both to every item; `collapse_heads` folds it for good.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from erel_jax.adapters.side_heads import Presence, affine_spec, blank, composed, fuse, head_of, presence_columns
 from erel_jax.adapters.side_tower import (
     TowerConfig,
     check_taps_shape,
@@ -26,12 +25,10 @@ from erel_jax.adapters.side_tower import (
     tower_spec,
 )
 from erel_jax.errors import ConfigError, suggest
-from erel_jax.layers import FLOAT32, Precision, dense, matmul
-from erel_jax.module import Module, ParamSpec, normal, uniform, zeros
+from erel_jax.layers import FLOAT32, Precision
+from erel_jax.module import Module
 
 PyTree = Any
-Presence = jax.Array | Mapping[str, jax.Array]
-
 HEADS = ("two_affine", "collapsed")
 
 IISAN_LEARNING_RATES: tuple[tuple[str, float], ...] = (
@@ -56,6 +53,7 @@ def iisan(
     gate_init: float = 0.0,
     gated: bool = True,
     first_gate_against_zero: bool = True,
+    inter_additive: bool = True,
     precision: Precision = FLOAT32,
 ) -> Module:
     """The side network of an item.
@@ -73,7 +71,7 @@ def iisan(
         bottleneck: inner width R of the side blocks.
         inter: whether two modalities also share an inter tower; they must then be equally wide with equally many taps.
         head: "two_affine" as released, or "collapsed" for one affine map per tower.
-        activation, gate_temperature, gate_init, gated, first_gate_against_zero: see `TowerConfig`.
+        activation, gate_temperature, gate_init, gated, first_gate_against_zero, inter_additive: see `TowerConfig`.
         precision: dtypes of the products; states and sums stay in `accumulate`.
 
     Raises:
@@ -81,7 +79,7 @@ def iisan(
     """
     config = TowerConfig(
         bottleneck=bottleneck, activation=activation, gated=gated, gate_temperature=gate_temperature,
-        gate_init=gate_init, first_gate_against_zero=first_gate_against_zero,
+        gate_init=gate_init, first_gate_against_zero=first_gate_against_zero, inter_additive=inter_additive,
     )  # fmt: skip
     names = tuple(taps)
     if not names:
@@ -98,10 +96,10 @@ def iisan(
             if name not in states:
                 raise ConfigError(f"no states of modality {name!r} were given, found {sorted(states)}.")
             check_taps_shape(name, states[name], *taps[name])
-        there = _presence_columns(presence, names)
-        read = {name: states[name] if there is None else _blank(states[name], there[name]) for name in names}
+        there = presence_columns(presence, names)
+        read = {name: states[name] if there is None else blank(states[name], there[name]) for name in names}
         vectors = _tower_vectors(params, read, there, joined, config, precision)
-        return _fuse(params, vectors, there, precision)
+        return fuse(params, vectors, there, precision)
 
     return Module(_spec(taps, config, joined, embedding, head), apply)
 
@@ -117,12 +115,12 @@ def _tower_vectors(
     """Each tower's vector after its head, the inter tower's last."""
     vectors = {}
     for name, own in states.items():
-        finish = _head(params["heads"][name], own.shape[0], precision)
+        finish = head_of(params["heads"][name], own.shape[0], precision)
         vectors[name] = finish(partial(intra_states, params["intra"][name], own, config, precision))
     if joined:
         pair = None if there is None else (there[joined[0]], there[joined[1]])
         one, other = (states[name] for name in joined)
-        finish = _head(params["heads"]["inter"], one.shape[0], precision)
+        finish = head_of(params["heads"]["inter"], one.shape[0], precision)
         vectors["inter"] = finish(partial(inter_states, params["inter"], one, other, config, precision, pair))
     return vectors
 
@@ -137,7 +135,7 @@ def _spec(
         widths["inter"] = taps[joined[0]][1]
     spec["heads"] = {name: _head_spec(name, width, embedding, head) for name, width in widths.items()}
     if len(taps) > 1:
-        spec["fusion"] = _affine_spec(len(widths) * embedding, embedding)
+        spec["fusion"] = affine_spec(len(widths) * embedding, embedding)
     return spec
 
 
@@ -146,85 +144,16 @@ def _inter_order(taps: Mapping[str, tuple[int, int]]) -> tuple[str, str]:
     if len(names) != 2 or taps[names[0]] != taps[names[1]]:
         raise ConfigError(
             f"an inter tower joins two modalities with equally many taps of equal width, got {dict(taps)}; "
-            "pass inter=False, or choose encoders of one width."
+            "pass inter=False, choose encoders of one width, or use versa_cached or crossan_cached."
         )
     return names[0], names[1]
 
 
-def _affine_spec(width: int, out: int, *, xavier: bool = False) -> dict[str, ParamSpec]:
-    bound = uniform(1 / math.sqrt(width))
-    kernel, bias = (normal(math.sqrt(2 / (width + out))), zeros) if xavier else (bound, bound)
-    return {"kernel": ParamSpec((width, out), ("embed", None), kernel), "bias": ParamSpec((out,), (None,), bias)}
-
-
 def _head_spec(name: str, width: int, embedding: int, head: str) -> dict[str, Any]:
-    output = _affine_spec(width, embedding, xavier=name == "image")
+    output = affine_spec(width, embedding, xavier=name == "image")
     if head == "collapsed":
         return {"output": output}
-    hidden = _affine_spec(width, width)
-    hidden["kernel"] = ParamSpec((width, width), ("embed", "mlp"), uniform(1 / math.sqrt(width)))
-    return {"hidden": hidden, "output": output}
-
-
-def _head(params: PyTree, rows: int, precision: Precision) -> Callable[[Callable[..., jax.Array]], jax.Array]:
-    """A function that takes a tower (`output` → vectors) to float[N, E] the cheaper way for so many rows."""
-    output = params["output"]
-    if rows > output["kernel"].shape[1]:
-        return lambda tower: tower(output=_composed(params, precision))
-
-    def stepwise(tower: Callable[..., jax.Array]) -> jax.Array:
-        state = tower(output=None)
-        if "hidden" in params:
-            state = dense(state, params["hidden"]["kernel"], params["hidden"]["bias"], precision)
-        return dense(state, output["kernel"], output["bias"], precision)
-
-    return stepwise
-
-
-def _composed(params: PyTree, precision: Precision) -> tuple[jax.Array, jax.Array]:
-    """Kernel [D, E] and bias [E] of a head, its two affine maps in one."""
-    output = params["output"]
-    if "hidden" not in params:
-        return output["kernel"], output["bias"]
-    hidden = params["hidden"]
-    kernel = matmul(hidden["kernel"], output["kernel"], precision)
-    bias = matmul(hidden["bias"][None], output["kernel"], precision)[0]
-    return kernel, bias + output["bias"].astype(bias.dtype)
-
-
-def _fuse(
-    params: PyTree, vectors: dict[str, jax.Array], there: dict[str, jax.Array] | None, precision: Precision
-) -> jax.Array:
-    if there is None:
-        if "fusion" not in params:
-            return next(iter(vectors.values())).astype(jnp.float32)
-        joined = jnp.concatenate(list(vectors.values()), axis=-1)
-        return dense(joined, params["fusion"]["kernel"], params["fusion"]["bias"], precision).astype(jnp.float32)
-    columns = list(there.values())
-    anything = jnp.any(jnp.concatenate(columns, axis=1), axis=1, keepdims=True)
-    kept = [jnp.where(there.get(name, anything), vector, 0.0) for name, vector in vectors.items()]
-    if "fusion" not in params:
-        return kept[0].astype(jnp.float32)
-    fused = dense(jnp.concatenate(kept, axis=-1), params["fusion"]["kernel"], params["fusion"]["bias"], precision)
-    return jnp.where(anything, fused, 0.0).astype(jnp.float32)
-
-
-def _presence_columns(presence: Presence | None, names: tuple[str, ...]) -> dict[str, jax.Array] | None:
-    if presence is None:
-        return None
-    if isinstance(presence, Mapping):
-        unknown = sorted(set(presence) - set(names))
-        if unknown or len(presence) != len(names):
-            raise ConfigError(f"presence is given for {sorted(presence)}, expected {sorted(names)}.")
-        return {name: presence[name].astype(bool).reshape(-1, 1) for name in names}
-    if presence.ndim != 2 or presence.shape[1] != len(names):
-        raise ConfigError(f"got presence of shape {presence.shape}, expected [N, {len(names)}] for {names}.")
-    return {name: presence[:, m : m + 1].astype(bool) for m, name in enumerate(names)}
-
-
-def _blank(taps: jax.Array, there: jax.Array) -> jax.Array:
-    """Taps with the rows of absent items replaced by exact zeros, whatever was stored there."""
-    return jnp.where(there[:, :, None], taps, jnp.zeros((), taps.dtype))
+    return {"hidden": affine_spec(width, width, sharded=True), "output": output}
 
 
 def collapse_heads(params: PyTree) -> PyTree:
@@ -235,6 +164,6 @@ def collapse_heads(params: PyTree) -> PyTree:
     """
     heads = {}
     for name, part in params["heads"].items():
-        kernel, bias = _composed(part, FLOAT32)
+        kernel, bias = composed(part, FLOAT32)
         heads[name] = {"output": {"kernel": kernel, "bias": bias}}
     return {**params, "heads": heads}

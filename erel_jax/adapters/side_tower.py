@@ -40,6 +40,8 @@ class TowerConfig:
         gate_init: initial gate parameter; 0 opens every gate halfway.
         first_gate_against_zero: True gates the first tap against the zero state, as released; False feeds the first
             block with the tap itself, as drawn in the paper.
+        inter_additive: True adds each tap's mixture to the state of a tower over several encoders, as released, so
+            that it grows with depth; False takes the mean of the two.
     """
 
     bottleneck: int = 64
@@ -48,6 +50,7 @@ class TowerConfig:
     gate_temperature: float = 0.1
     gate_init: float = 0.0
     first_gate_against_zero: bool = True
+    inter_additive: bool = True
 
     def __post_init__(self):
         if self.bottleneck < 1 or self.gate_temperature <= 0:
@@ -133,7 +136,7 @@ def intra_states(
         for k, tap in enumerate(split_taps(taps, precision)):
             yield lambda state, k=k, tap=tap: _gated(tap, state, None if gates is None else gates[k], config)
 
-    return _climb(params, mixtures(), config, precision, output)
+    return climb(params, mixtures(), config, precision, output)
 
 
 def _gated(tap: jax.Array, state: jax.Array | None, gate: jax.Array | None, config: TowerConfig) -> jax.Array:
@@ -180,12 +183,19 @@ def inter_states(
             else:
                 with_one, with_other = presence
                 joint = jnp.where(with_other, gates[k], 1.0) * one + jnp.where(with_one, 1.0 - gates[k], 1.0) * other
-            yield lambda state, joint=joint: joint if state is None else state + joint
+            yield lambda state, joint=joint: joined(state, joint, config)
 
-    return _climb(params, mixtures(), config, precision, output)
+    return climb(params, mixtures(), config, precision, output)
 
 
-def _climb(
+def joined(state: jax.Array | None, joint: jax.Array, config: TowerConfig) -> jax.Array:
+    """What a block over several encoders reads: its tap's mixture and the state below, added or averaged."""
+    if state is None:
+        return joint
+    return state + joint if config.inter_additive else 0.5 * (state + joint)
+
+
+def climb(
     params: PyTree, mixtures: Iterable[Mixture], config: TowerConfig, precision: Precision, output: Affine | None
 ) -> jax.Array:
     """Runs the blocks one after the other; each mixture makes a block's input from the state below it."""
