@@ -2,6 +2,8 @@
 
 from erel_jax.encoders.bert import BertConfig, bert
 from erel_jax.encoders.clip import ClipTextConfig, ClipVisionConfig, clip_text, clip_vision
+from erel_jax.encoders.deit import DeitConfig, deit
+from erel_jax.encoders.dinov2 import Dinov2Config, dinov2
 from erel_jax.encoders.distilbert import DistilBertConfig, distilbert
 from erel_jax.encoders.encoded import Encoded, Encoder
 from erel_jax.encoders.registry import ENCODERS, EncoderFamily
@@ -14,6 +16,8 @@ __all__ = [
     "BertConfig",
     "ClipTextConfig",
     "ClipVisionConfig",
+    "DeitConfig",
+    "Dinov2Config",
     "DistilBertConfig",
     "Encoded",
     "Encoder",
@@ -26,6 +30,8 @@ __all__ = [
     "bert",
     "clip_text",
     "clip_vision",
+    "deit",
+    "dinov2",
     "distilbert",
     "roberta",
     "siglip_text",

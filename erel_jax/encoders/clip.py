@@ -232,7 +232,7 @@ def clip_vision(config: ClipVisionConfig, precision: Precision = FLOAT32, *, rem
     def head(params: Any, pooled: jax.Array) -> jax.Array:
         return _project(params, layer_norm(params["final_norm"], pooled, config.eps), precision)
 
-    embeddings = image_embeddings_spec(config.patch, config.channels, config.patches, config.width, bias=False)
+    embeddings = image_embeddings_spec(config.patch, config.channels, config.image_size, config.width, bias=False)
     return tower(
         modality="image",
         config=config,

@@ -9,6 +9,8 @@ from typing import Any
 
 from erel_jax.encoders.bert import BertConfig, bert
 from erel_jax.encoders.clip import ClipTextConfig, ClipVisionConfig, clip_text, clip_vision
+from erel_jax.encoders.deit import DeitConfig, deit
+from erel_jax.encoders.dinov2 import Dinov2Config, dinov2
 from erel_jax.encoders.distilbert import DistilBertConfig, distilbert
 from erel_jax.encoders.encoded import Encoder
 from erel_jax.encoders.roberta import RobertaConfig, XlmRobertaConfig, roberta
@@ -39,4 +41,6 @@ ENCODERS: dict[str, EncoderFamily] = {
     "clip_vision_model": EncoderFamily(config=ClipVisionConfig, build=clip_vision),
     "siglip_text_model": EncoderFamily(config=SiglipTextConfig, build=siglip_text),
     "siglip_vision_model": EncoderFamily(config=SiglipVisionConfig, build=siglip_vision),
+    "dinov2": EncoderFamily(config=Dinov2Config, build=dinov2),
+    "deit": EncoderFamily(config=DeitConfig, build=deit),
 }

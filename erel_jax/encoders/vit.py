@@ -5,7 +5,7 @@ layer k, before the final norm. The embedding is the class token of the final no
 ViT-B/16 has 85,798,656 parameters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from erel_jax.layers import (
     first_token,
     layer_norm,
     layer_norm_spec,
+    resize_positions,
     stack_spec,
 )
 from erel_jax.module import ParamSpec, normal, zeros
@@ -43,6 +44,8 @@ class VitConfig:
         mlp_width: feed-forward width F.
         activation: name of the feed-forward activation.
         eps: epsilon of the layer norms.
+        trained_size: image size that the position table was trained for, where it is another one; the positions are
+            then interpolated.
     """
 
     image_size: int = 224
@@ -54,9 +57,11 @@ class VitConfig:
     mlp_width: int = 3072
     activation: str = "gelu"
     eps: float = 1e-12
+    trained_size: int | None = None
 
     def __post_init__(self):
         check_patches(self.image_size, self.patch)
+        check_patches(self.trained_size or self.image_size, self.patch)
         _ = self.block
 
     @property
@@ -113,10 +118,42 @@ def vit(config: VitConfig, precision: Precision = FLOAT32, *, remat: bool = Fals
     Numerics: norms, softmax and activations run in float32; the residual stream is `precision.accumulate`.
     """
 
+    return class_token_tower(
+        config,
+        {
+            "embeddings": image_embeddings_spec(
+                config.patch, config.channels, config.trained_size or config.image_size, config.width
+            ),
+            "layers": stack_spec(config.block, config.layers),
+            "final_norm": layer_norm_spec(config.width),
+        },
+        lambda inputs: check_pixels(inputs, config.image_size, config.channels),
+        precision,
+        remat=remat,
+    )
+
+
+def class_token_tower(
+    config: Any,
+    spec: Any,
+    pixels: Callable[[Mapping[str, jax.Array]], jax.Array],
+    precision: Precision,
+    *,
+    remat: bool,
+) -> Encoder:
+    """An image encoder of plain blocks that is read at its class token after a final norm.
+
+    Args:
+        config: an architecture with `layers`, `width`, `patch`, `eps` and `block`.
+        spec: `embeddings` (`image_embeddings_spec`), `layers` and `final_norm`.
+        pixels: checks the inputs and returns float[B, H, W, C].
+        precision: dtypes of parameters, products and results.
+        remat: recompute layers in the backward pass.
+    """
+
     def enter(params: Any, inputs: Mapping[str, jax.Array]) -> Entry:
-        pixels = check_pixels(inputs, config.image_size, config.channels)
-        layer = block_layer(config.block, precision, None)
-        return Entry(embed_image(params["embeddings"], pixels, config.patch, precision), layer, first_token, None)
+        embedded = embed_image(params["embeddings"], pixels(inputs), config.patch, precision)
+        return Entry(embedded, block_layer(config.block, precision, None), first_token, None)
 
     def normalize(params: Any, state: jax.Array) -> jax.Array:
         return layer_norm(params["final_norm"], state, config.eps)
@@ -124,11 +161,7 @@ def vit(config: VitConfig, precision: Precision = FLOAT32, *, remat: bool = Fals
     return tower(
         modality="image",
         config=config,
-        spec={
-            "embeddings": image_embeddings_spec(config.patch, config.channels, config.patches, config.width, bias=True),
-            "layers": stack_spec(config.block, config.layers),
-            "final_norm": layer_norm_spec(config.width),
-        },
+        spec=spec,
         precision=precision,
         enter=enter,
         head=normalize,
@@ -138,40 +171,64 @@ def vit(config: VitConfig, precision: Precision = FLOAT32, *, remat: bool = Fals
     )
 
 
-def image_embeddings_spec(patch: int, channels: int, patches: int, width: int, *, bias: bool) -> dict[str, Any]:
+def image_embeddings_spec(
+    patch: int, channels: int, image_size: int, width: int, *, bias: bool = True, distilled: bool = False
+) -> dict[str, Any]:
     """Class token, position table and patch projection of an image encoder.
 
     Args:
         patch: side of a patch in pixels.
         channels: color channels.
-        patches: number of patches P; the position table has P + 1 rows.
+        image_size: image size of the position table.
         width: model width D.
         bias: whether the patch projection has one (ViT does, CLIP does not).
+        distilled: whether a distillation token follows the class token (DeiT).
     """
     projection = {"kernel": ParamSpec((patch * patch * channels, width), (None, "embed"), normal(0.02))}
     if bias:
         projection["bias"] = ParamSpec((width,), ("embed",), zeros)
+    tokens = ("cls", "distillation") if distilled else ("cls",)
+    rows = (image_size // patch) ** 2 + len(tokens)
     return {
-        "cls": {"vector": ParamSpec((width,), ("embed",), normal(0.02))},
-        "position": {"table": ParamSpec((patches + 1, width), (None, "embed"))},
+        **{token: {"vector": ParamSpec((width,), ("embed",), normal(0.02))} for token in tokens},
+        "position": {"table": ParamSpec((rows, width), (None, "embed"))},
         "patch": projection,
     }
 
 
 def embed_image(params: Any, pixels: jax.Array, patch: int, precision: Precision) -> jax.Array:
-    """Class token and patches with their positions.
+    """Class token, distillation token where there is one, and patches, with their positions.
 
     Args:
         params: parameters of `image_embeddings_spec`.
-        pixels: float[B, H, W, C].
+        pixels: float[B, H, W, C]; positions learned on another grid are interpolated to the grid of H and W.
         patch: side of a patch in pixels.
         precision: dtypes of the projection.
 
     Returns:
-        float[B, P + 1, D] in `precision.accumulate`.
+        float[B, P + 1, D], or P + 2 with a distillation token, in `precision.accumulate`.
     """
-    wide = precision.accumulate
     patches = embed_patches(params["patch"], pixels, patch, precision)
-    first = jnp.broadcast_to(params["cls"]["vector"].astype(wide), (pixels.shape[0], 1, patches.shape[-1]))
-    positions = params["position"]["table"].astype(wide)
-    return jnp.concatenate([first, patches], axis=1) + positions[None]
+    return with_first_tokens(params, patches, (pixels.shape[1] // patch, pixels.shape[2] // patch))
+
+
+def with_first_tokens(params: Any, patches: jax.Array, grid: tuple[int, int] | None) -> jax.Array:
+    """Class token, distillation token where there is one, and patches, with their positions.
+
+    Args:
+        params: `cls`, `position` and, where there is one, `distillation`.
+        patches: float[B, P, D].
+        grid: rows and columns of the patches, to which positions of a square grid are interpolated; None where the
+            table fits as it is.
+
+    Returns:
+        float[B, P + 1 or P + 2, D] in the dtype of the patches.
+    """
+    tokens = [params[name]["vector"] for name in ("cls", "distillation") if name in params]
+    first = jnp.stack([token.astype(patches.dtype) for token in tokens])
+    positions = params["position"]["table"].astype(patches.dtype)
+    if grid is not None:
+        lead = len(tokens)
+        positions = jnp.concatenate([positions[:lead], resize_positions(positions[lead:], grid)])
+    broadcast = jnp.broadcast_to(first[None], (patches.shape[0], *first.shape))
+    return jnp.concatenate([broadcast, patches], axis=1) + positions[None]

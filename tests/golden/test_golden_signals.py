@@ -1,5 +1,6 @@
 """Vision, video and audio families against the stored outputs of the original PyTorch models (see make_*.py)."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from erel_jax.interop.export import save_encoder
 from erel_jax.interop.huggingface import load_encoder
 
 HERE = Path(__file__).resolve().parent
@@ -63,3 +65,39 @@ def test_siglip_image_tower(golden):
     expect_close(out.tokens, arrays["image_last_hidden_state"])
     expect_close(out.embedding, arrays["image_pooled"])
     expect_close(out.taps, arrays["image_hidden_states"][[0, 2]].mean(2).transpose(1, 0, 2))
+
+
+def test_dinov2_at_the_size_of_its_positions_and_at_another(golden):
+    folder, arrays = golden("dinov2")
+    loaded = load_encoder(folder)
+    out = run(loaded, {"pixels": arrays["pixels"]}, taps=(3, 1))
+    expect_close(out.hidden_states, arrays["hidden_states"])
+    expect_close(out.tokens, arrays["last_hidden_state"])
+    expect_close(out.embedding, arrays["pooled"])
+    expect_close(out.taps, arrays["hidden_states"][[3, 1], :, 0].transpose(1, 0, 2))
+    other = run(loaded, {"pixels": arrays["other_pixels"]})
+    expect_close(other.hidden_states, arrays["other_hidden_states"])
+    expect_close(other.embedding, arrays["other_pooled"])
+
+
+def test_deit_has_two_first_tokens(golden):
+    folder, arrays = golden("deit")
+    out = run(load_encoder(folder), {"pixels": arrays["pixels"]}, taps=(0, 3))
+    expect_close(out.hidden_states, arrays["hidden_states"])
+    expect_close(out.tokens, arrays["last_hidden_state"])
+    expect_close(out.embedding, arrays["last_hidden_state"][:, 0])
+
+
+def test_vit_at_another_size_than_its_positions(golden):
+    folder, arrays = golden("vit_resized")
+    path = folder / "config.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"erel_jax_image_size": 25}))
+    loaded = load_encoder(folder)
+    assert loaded.encoder.config.tokens == 26
+    out = run(loaded, {"pixels": arrays["pixels"]})
+    expect_close(out.hidden_states, arrays["hidden_states"])
+    expect_close(out.tokens, arrays["last_hidden_state"])
+    again = save_encoder(folder / "again", loaded.encoder, loaded.params)
+    assert json.loads((again / "config.json").read_text())["image_size"] == 15
+    assert load_encoder(again).encoder.config == loaded.encoder.config

@@ -9,6 +9,8 @@ from typing import Any
 
 from erel_jax.interop.families.bert import BERT
 from erel_jax.interop.families.clip import CLIP_TEXT, CLIP_VISION, clip_towers
+from erel_jax.interop.families.deit import DEIT
+from erel_jax.interop.families.dinov2 import DINOV2
 from erel_jax.interop.families.distilbert import DISTILBERT
 from erel_jax.interop.families.family import Family
 from erel_jax.interop.families.roberta import ROBERTA, XLM_ROBERTA
@@ -25,6 +27,8 @@ FAMILIES: dict[str, Family] = {
     "clip_vision_model": CLIP_VISION,
     "siglip_text_model": SIGLIP_TEXT,
     "siglip_vision_model": SIGLIP_VISION,
+    "dinov2": DINOV2,
+    "deit": DEIT,
 }
 WHOLE: dict[str, Callable[[Mapping[str, Any]], dict[str, tuple[str, dict[str, Any]]]]] = {
     "clip": clip_towers,

@@ -8,12 +8,20 @@ from erel_jax.interop.config_keys import expect, integer, number, square
 from erel_jax.interop.families.family import Family, image_keys, shared_keys
 from erel_jax.interop.weight_map import SAME, Source, WeightMap, leading, linear, norm, patches
 
+RUN_SIZE = "erel_jax_image_size"
+
 
 def vit_config(document: Mapping[str, Any], pooling: str, names: list[str]) -> VitConfig:
-    """`VitConfig` from the keys of a Hugging Face ViT configuration."""
+    """`VitConfig` from the keys of a Hugging Face ViT configuration.
+
+    `image_size` is that of the position table; with `erel_jax_image_size` beside it, the encoder takes images of that
+    size and interpolates its positions.
+    """
     expect(document, "qkv_bias", True)
+    trained = square(document, "image_size", 224)
+    size = integer(document, RUN_SIZE, trained)
     return VitConfig(
-        image_size=square(document, "image_size", 224),
+        image_size=size,
         patch=square(document, "patch_size", 16),
         channels=integer(document, "num_channels", 3),
         width=integer(document, "hidden_size", 768),
@@ -22,38 +30,54 @@ def vit_config(document: Mapping[str, Any], pooling: str, names: list[str]) -> V
         mlp_width=integer(document, "intermediate_size", 3072),
         activation=document.get("hidden_act", "gelu"),
         eps=number(document, "layer_norm_eps", 1e-12),
+        trained_size=None if size == trained else trained,
     )
 
 
 def vit_document(config: VitConfig) -> dict[str, Any]:
     """Keys of `ViTModel`'s `config.json`."""
-    return (
-        shared_keys(config)
-        | image_keys(config)
-        | {"architectures": ["ViTModel"], "model_type": "vit", "qkv_bias": True}
-    )
+    keys = {"architectures": ["ViTModel"], "model_type": "vit", "qkv_bias": True}
+    if config.trained_size is not None:
+        keys |= {"image_size": config.trained_size, RUN_SIZE: config.image_size}
+    return shared_keys(config) | image_keys(config) | keys
 
 
-def vit_map(config: VitConfig) -> WeightMap:
-    """Names of `ViTModel`; pooler, classifier, mask token and decoder are ignored."""
-    layer = "encoder.layer.{i}"
-    sources = {
+def vit_embeddings(patch: int, channels: int) -> dict[str, Source]:
+    """Names of class token, positions and patch projection, as ViT and its relatives have them."""
+    return {
         "embeddings/cls/vector": Source("embeddings.cls_token", leading(2)),
         "embeddings/position/table": Source("embeddings.position_embeddings", leading(1)),
-        "embeddings/patch/kernel": Source(
-            "embeddings.patch_embeddings.projection.weight", patches(config.patch, config.channels)
-        ),
+        "embeddings/patch/kernel": Source("embeddings.patch_embeddings.projection.weight", patches(patch, channels)),
         "embeddings/patch/bias": Source("embeddings.patch_embeddings.projection.bias", SAME),
-        **linear("layers/attention/query", f"{layer}.attention.attention.query"),
-        **linear("layers/attention/key", f"{layer}.attention.attention.key"),
-        **linear("layers/attention/value", f"{layer}.attention.attention.value"),
-        **linear("layers/attention/output", f"{layer}.attention.output.dense"),
+    }
+
+
+def vit_attention(biases: bool = True) -> dict[str, Source]:
+    """Names of a layer's attention, with or without biases of query, key and value."""
+    inner = "encoder.layer.{i}.attention.attention"
+    return {
+        **linear("layers/attention/query", f"{inner}.query", biases),
+        **linear("layers/attention/key", f"{inner}.key", biases),
+        **linear("layers/attention/value", f"{inner}.value", biases),
+        **linear("layers/attention/output", "encoder.layer.{i}.attention.output.dense"),
+    }
+
+
+def vit_layers(biases: bool = True) -> dict[str, Source]:
+    """Names of a layer, as ViT and its relatives have them; `biases` as in `vit_attention`."""
+    layer = "encoder.layer.{i}"
+    return {
+        **vit_attention(biases),
         **norm("layers/attention_norm", f"{layer}.layernorm_before"),
         **linear("layers/mlp/up", f"{layer}.intermediate.dense"),
         **linear("layers/mlp/down", f"{layer}.output.dense"),
         **norm("layers/mlp_norm", f"{layer}.layernorm_after"),
-        **norm("final_norm", "layernorm"),
     }
+
+
+def vit_map(config: VitConfig) -> WeightMap:
+    """Names of `ViTModel`; pooler, classifier, mask token and decoder are ignored."""
+    sources = {**vit_embeddings(config.patch, config.channels), **vit_layers(), **norm("final_norm", "layernorm")}
     ignored = (r"embeddings\.mask_token", r"(pooler|classifier|decoder)\..*")
     return WeightMap(sources, ("vit.",), ignored)
 

@@ -1,5 +1,7 @@
 """Live comparison of vision, video and audio families with the PyTorch originals, in both directions."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -83,6 +85,8 @@ def inputs_of(encoder):
 
 
 EXPORTED = {
+    "deit": ("DeiTModel", lambda r: r.last_hidden_state[:, 0]),
+    "dinov2": ("Dinov2Model", lambda r: r.pooler_output),
     "siglip_text_model": ("SiglipTextModel", lambda r: r.pooler_output),
     "siglip_vision_model": ("SiglipVisionModel", lambda r: r.pooler_output),
 }
@@ -151,3 +155,30 @@ def test_counts_of_full_size_presets_are_those_of_the_originals(presets, origina
             getattr(transformers, f"{family}{tower}Config")(**sizes)
         )
     assert sum(weight.numel() for weight in model.parameters()) == original
+
+
+def test_dinov2_always_interpolates(tmp_path):
+    config = transformers.Dinov2Config(
+        hidden_size=20, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=3, image_size=24, patch_size=4,
+        attn_implementation="eager",
+    )  # fmt: skip
+    model = shaken(transformers.Dinov2ForImageClassification(config))
+    model.save_pretrained(tmp_path)
+    for height, width in ((24, 24), (12, 20), (36, 8)):
+        inputs = {"pixels": np.random.default_rng(5).normal(size=(2, height, width, 3)).astype(np.float32)}
+        expect_equal(ours(tmp_path, inputs), theirs(model.dinov2, inputs), lambda r: r.pooler_output)
+
+
+@pytest.mark.parametrize("size", [14, 28, 63])
+def test_vit_with_interpolated_positions(tmp_path, size):
+    config = transformers.ViTConfig(
+        hidden_size=30, num_hidden_layers=2, num_attention_heads=5, intermediate_size=44, image_size=35, patch_size=7,
+        attn_implementation="eager",
+    )  # fmt: skip
+    model = shaken(transformers.ViTModel(config, add_pooling_layer=False))
+    model.save_pretrained(tmp_path)
+    document = json.loads((tmp_path / "config.json").read_text()) | {"erel_jax_image_size": size}
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    inputs = {"pixels": np.random.default_rng(6).normal(size=(2, size, size, 3)).astype(np.float32)}
+    reference = theirs(model, inputs, interpolate_pos_encoding=True)
+    expect_equal(ours(tmp_path, inputs), reference, lambda r: r.last_hidden_state[:, 0])

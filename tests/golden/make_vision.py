@@ -1,0 +1,63 @@
+"""Makes the golden files of vision families with the original PyTorch models: python tests/golden/make_vision.py"""
+
+import torch
+import transformers
+from make_encoders import randomize, rename_vit, store
+
+
+def pixels(rows: int, height: int, width: int, seed: int) -> torch.Tensor:
+    """Random pixels in the original's layout."""
+    return torch.randn(rows, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def make_dinov2() -> None:
+    """DINOv2 at the size of its positions and at another one, which is not square."""
+    config = transformers.Dinov2Config(
+        hidden_size=18, num_hidden_layers=3, num_attention_heads=3, mlp_ratio=2, image_size=15, patch_size=5,
+    )  # fmt: skip
+    model = rename_vit(randomize(transformers.Dinov2Model(config), 21))
+    trained, other = pixels(2, 15, 15, 22), pixels(2, 35, 20, 23)
+    out = model(pixel_values=trained, output_hidden_states=True)
+    resized = model(pixel_values=other, output_hidden_states=True)
+    store(
+        "dinov2", model, pixels=trained.permute(0, 2, 3, 1), hidden_states=torch.stack(out.hidden_states),
+        last_hidden_state=out.last_hidden_state, pooled=out.pooler_output, other_pixels=other.permute(0, 2, 3, 1),
+        other_hidden_states=torch.stack(resized.hidden_states), other_pooled=resized.pooler_output,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def make_deit() -> None:
+    """DeiT with both of its first tokens."""
+    config = transformers.DeiTConfig(
+        hidden_size=18, num_hidden_layers=3, num_attention_heads=3, intermediate_size=26, image_size=15, patch_size=5,
+    )  # fmt: skip
+    model = rename_vit(randomize(transformers.DeiTModel(config, add_pooling_layer=False), 24))
+    images = pixels(2, 15, 15, 25)
+    out = model(pixel_values=images, output_hidden_states=True)
+    store(
+        "deit", model, pixels=images.permute(0, 2, 3, 1), hidden_states=torch.stack(out.hidden_states),
+        last_hidden_state=out.last_hidden_state,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def make_vit_resized() -> None:
+    """ViT with positions for 3 × 3 patches on images of 5 × 5."""
+    config = transformers.ViTConfig(
+        hidden_size=18, num_hidden_layers=2, num_attention_heads=3, intermediate_size=26, image_size=15, patch_size=5,
+    )  # fmt: skip
+    model = rename_vit(randomize(transformers.ViTModel(config, add_pooling_layer=False), 26))
+    images = pixels(2, 25, 25, 27)
+    out = model(pixel_values=images, interpolate_pos_encoding=True, output_hidden_states=True)
+    store(
+        "vit_resized", model, pixels=images.permute(0, 2, 3, 1), hidden_states=torch.stack(out.hidden_states),
+        last_hidden_state=out.last_hidden_state,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    make_dinov2()
+    make_deit()
+    make_vit_resized()
