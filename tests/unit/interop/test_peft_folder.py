@@ -1,0 +1,182 @@
+"""Adapter folders: written and read back, and what is refused."""
+
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from erel_jax import module, tree
+from erel_jax.adapters import dora, houlsby, ia3, lora, trainable
+from erel_jax.encoders import BertConfig, bert
+from erel_jax.errors import CheckpointError, ConfigError, CorruptArtifactError, NonFiniteError
+from erel_jax.interop.peft_folder import CONFIG, WEIGHTS, load_adapter, save_adapter
+
+ENCODER = bert(BertConfig.tiny("pooler"))
+SPEC = ENCODER.module.spec
+WRAPS = {
+    "lora": lambda spec: lora(spec, [".*/query/kernel", "pooler/kernel"], rank=3, alpha=2.5),
+    "rslora": lambda spec: lora(spec, trainable.LORA_TARGETS, rank=4, alpha=8.0, rank_stabilized=True),
+    "dora": lambda spec: dora(spec, [".*/mlp/(up|down)/kernel"], rank=2, alpha=3.0),
+    "ia3": ia3,
+}
+
+
+def drawn(spec, seed=0):
+    draw = np.random.default_rng(seed)
+    return jax.tree.map(lambda s: jnp.asarray(draw.normal(size=s.shape).astype(np.float32)), spec)
+
+
+PARAMS = drawn(SPEC)
+
+
+def adapted(name):
+    return module.fill(None, drawn_spec(WRAPS[name](SPEC)), PARAMS)  # type: ignore
+
+
+def drawn_spec(spec):
+    """The spec with initializers that draw without a key, so that filling compiles nothing."""
+    draw = np.random.default_rng(5)
+
+    def init(key, shape, dtype):
+        return jnp.asarray(draw.normal(size=shape).astype(np.float32))
+
+    return jax.tree.map(lambda s: module.ParamSpec(s.shape, s.axes, init), spec)
+
+
+@pytest.fixture(autouse=True)
+def no_keys(monkeypatch):
+    monkeypatch.setattr(module, "parameter_key", lambda key, path: None)
+
+
+@pytest.mark.parametrize("name", WRAPS)
+def test_what_is_written_reads_back(tmp_path, name):
+    params = adapted(name)
+    folder = save_adapter(tmp_path / "a", ENCODER, params, rank_stabilized=name == "rslora", base_model="x/y")
+    back = load_adapter(folder, ENCODER, PARAMS)
+    for path, leaf in tree.paths(params).items():
+        np.testing.assert_allclose(tree.paths(back)[path], leaf, rtol=1e-5, atol=1e-5, err_msg=path)
+    config = json.loads((folder / CONFIG).read_text())
+    assert config["base_model_name_or_path"] == "x/y"
+    if name != "ia3":
+        assert jax.tree.structure(back) == jax.tree.structure(params)
+        assert config["lora_alpha"] == {"lora": 2.5, "rslora": 8, "dora": 3}[name]
+        assert config["use_dora"] == (name == "dora") and config["use_rslora"] == (name == "rslora")
+
+
+def test_names_and_layout_are_those_of_peft(tmp_path):
+    folder = save_adapter(tmp_path / "a", ENCODER, adapted("lora"))
+    tensors = load_file(folder / WEIGHTS)
+    name = "base_model.model.encoder.layer.2.attention.self.query.lora_A.weight"
+    np.testing.assert_array_equal(tensors[name], adapted("lora")["layers"]["attention"]["query"]["kernel"].a[2].T)
+    assert tensors["base_model.model.pooler.dense.lora_B.weight"].shape == (16, 3)
+    target = json.loads((folder / CONFIG).read_text())["target_modules"]
+    names = ["encoder.layer.11.attention.self.query", "bert.pooler.dense", "encoder.layer.0.attention.self.key"]
+    chosen = tree.select(names, [target])
+    assert chosen == set(names[:2])
+
+
+def edited(folder, tensors=None, **config):
+    """The folder as another tool would have left it: without our manifest."""
+    (folder / "manifest.json").unlink(missing_ok=True)
+    document = json.loads((folder / CONFIG).read_text()) | config
+    (folder / CONFIG).write_text(json.dumps(document))
+    if tensors is not None:
+        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / WEIGHTS)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save_adapter(tmp_path / "adapter", ENCODER, adapted("rslora"), rank_stabilized=True)
+
+
+def test_everything_that_does_not_fit_is_in_one_report(folder):
+    tensors = load_file(folder / WEIGHTS)
+    query = "base_model.model.encoder.layer.{}.attention.self.query.lora_{}.weight"
+    del tensors[query.format(1, "A")]
+    tensors[query.format(0, "B")] = np.zeros((17, 4), np.float32)
+    tensors["base_model.model.encoder.layer.9.attention.self.query.lora_A.weight"] = np.zeros((4, 16), np.float32)
+    tensors["base_model.model.encoder.layer.0.attention.self.value.lora_magnitude_vector"] = np.zeros(16, np.float32)
+    with pytest.raises(CheckpointError) as error:
+        load_adapter(edited(folder, tensors), ENCODER, PARAMS)
+    text = str(error.value)
+    assert "missing (1)" in text and "layers/attention/query/kernel[1] lora_A.weight" in text
+    assert "misshaped (1)" in text and "got [17, 4], expected [16, 4]" in text
+    assert "without a place (2)" in text and "layer.9" in text and "lora_magnitude_vector" in text
+
+
+def test_another_base_is_refused(folder):
+    other = bert(BertConfig(vocabulary=8, width=24, layers=3, heads=2, mlp_width=8, max_positions=8))
+    with pytest.raises(CheckpointError, match=r"misshaped \(12\)(.|\n)*got \[4, 16\], expected \[4, 24\]"):
+        load_adapter(folder, other, module.abstract(other.module.spec))
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"peft_type": "IA4"}, "Did you mean 'IA3'"),
+        ({"bias": "all", "rank_pattern": {"query": 2}}, r"bias='all', rank_pattern=.* not supported"),
+        ({"modules_to_save": ["classifier"]}, "modules_to_save"),
+        ({"r": "4"}, "expected two numbers"),
+        ({"use_dora": True}, r"missing \(6\)"),
+    ],
+)
+def test_options_that_change_the_function_are_refused(folder, config, match):
+    with pytest.raises(CheckpointError, match=match):
+        load_adapter(edited(folder, **config), ENCODER, PARAMS)
+
+
+def test_pickles_links_and_damage_are_refused(folder, tmp_path):
+    edited(folder)
+    weights = folder / WEIGHTS
+    content = weights.read_bytes()
+    weights.write_bytes(content[:40])
+    with pytest.raises(CorruptArtifactError, match="damaged"):
+        load_adapter(folder, ENCODER, PARAMS)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match="has no adapter_model"):
+        load_adapter(folder, ENCODER, PARAMS)
+    (folder / "adapter_model.bin").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"adapter_model\.bin.*can run code"):
+        load_adapter(folder, ENCODER, PARAMS)
+    outside = tmp_path / "elsewhere.safetensors"
+    outside.write_bytes(content)
+    os.symlink(outside, weights)
+    with pytest.raises(CorruptArtifactError, match="leads out"):
+        load_adapter(folder, ENCODER, PARAMS)
+    with pytest.raises(CheckpointError, match="has no adapter_config"):
+        load_adapter(tmp_path, ENCODER, PARAMS)
+
+
+def test_a_changed_byte_of_our_folder_is_found(folder):
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(content)
+    with pytest.raises(CorruptArtifactError):
+        load_adapter(folder, ENCODER, PARAMS)
+
+
+def test_nan_is_refused(folder):
+    tensors = load_file(folder / WEIGHTS)
+    next(iter(tensors.values()))[0, 0] = np.nan
+    with pytest.raises(NonFiniteError, match="holds NaN"):
+        load_adapter(edited(folder, tensors), ENCODER, PARAMS)
+
+
+def test_what_cannot_be_written(tmp_path):
+    for params, match in (
+        (PARAMS, "no adapter to save"),
+        (houlsby(SPEC, bottleneck=2), r"got adapters \['Bottleneck'\]"),
+        (lora(lora(SPEC, [".*/query/kernel"], rank=2), [".*/key/kernel"], rank=3), r"\(rank, scale\) \[\(2"),
+        (lora(lora(SPEC, [".*/key/kernel"], rank=2), [".*/key/kernel"], rank=2), "no plain linear layer"),
+        (ia3(ia3(SPEC), [".*/mlp/down/kernel"], []), "no plain linear|not both"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            save_adapter(tmp_path / "a", ENCODER, params)
+    with pytest.raises(ConfigError, match="expected a plain kernel"):
+        folder = save_adapter(tmp_path / "b", ENCODER, adapted("lora"))
+        load_adapter(folder, ENCODER, adapted("lora"))
