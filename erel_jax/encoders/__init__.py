@@ -4,8 +4,12 @@ from erel_jax.encoders.bert import BertConfig, bert
 from erel_jax.encoders.clip import ClipTextConfig, ClipVisionConfig, clip_text, clip_vision
 from erel_jax.encoders.deit import DeitConfig, deit
 from erel_jax.encoders.dinov2 import Dinov2Config, dinov2
+from erel_jax.encoders.decoder import decoder
 from erel_jax.encoders.distilbert import DistilBertConfig, distilbert
 from erel_jax.encoders.encoded import Encoded, Encoder
+from erel_jax.encoders.llama import LlamaConfig
+from erel_jax.encoders.mistral import MistralConfig
+from erel_jax.encoders.qwen import Qwen2Config, Qwen3Config
 from erel_jax.encoders.registry import ENCODERS, EncoderFamily
 from erel_jax.encoders.roberta import RobertaConfig, XlmRobertaConfig, roberta
 from erel_jax.encoders.siglip import SiglipTextConfig, SiglipVisionConfig, siglip_text, siglip_vision
@@ -22,6 +26,10 @@ __all__ = [
     "Encoded",
     "Encoder",
     "EncoderFamily",
+    "LlamaConfig",
+    "MistralConfig",
+    "Qwen2Config",
+    "Qwen3Config",
     "RobertaConfig",
     "SiglipTextConfig",
     "SiglipVisionConfig",
@@ -32,6 +40,7 @@ __all__ = [
     "clip_vision",
     "deit",
     "dinov2",
+    "decoder",
     "distilbert",
     "roberta",
     "siglip_text",

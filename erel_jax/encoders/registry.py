@@ -11,8 +11,12 @@ from erel_jax.encoders.bert import BertConfig, bert
 from erel_jax.encoders.clip import ClipTextConfig, ClipVisionConfig, clip_text, clip_vision
 from erel_jax.encoders.deit import DeitConfig, deit
 from erel_jax.encoders.dinov2 import Dinov2Config, dinov2
+from erel_jax.encoders.decoder import decoder
 from erel_jax.encoders.distilbert import DistilBertConfig, distilbert
 from erel_jax.encoders.encoded import Encoder
+from erel_jax.encoders.llama import LlamaConfig
+from erel_jax.encoders.mistral import MistralConfig
+from erel_jax.encoders.qwen import Qwen2Config, Qwen3Config
 from erel_jax.encoders.roberta import RobertaConfig, XlmRobertaConfig, roberta
 from erel_jax.encoders.siglip import SiglipTextConfig, SiglipVisionConfig, siglip_text, siglip_vision
 from erel_jax.encoders.vit import VitConfig, vit
@@ -36,6 +40,10 @@ ENCODERS: dict[str, EncoderFamily] = {
     "roberta": EncoderFamily(config=RobertaConfig, build=roberta),
     "xlm-roberta": EncoderFamily(config=XlmRobertaConfig, build=roberta),
     "distilbert": EncoderFamily(config=DistilBertConfig, build=distilbert),
+    "llama": EncoderFamily(config=LlamaConfig, build=decoder),
+    "mistral": EncoderFamily(config=MistralConfig, build=decoder),
+    "qwen2": EncoderFamily(config=Qwen2Config, build=decoder),
+    "qwen3": EncoderFamily(config=Qwen3Config, build=decoder),
     "vit": EncoderFamily(config=VitConfig, build=vit),
     "clip_text_model": EncoderFamily(config=ClipTextConfig, build=clip_text),
     "clip_vision_model": EncoderFamily(config=ClipVisionConfig, build=clip_vision),

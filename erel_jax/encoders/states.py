@@ -17,7 +17,7 @@ from erel_jax.errors import ConfigError
 from erel_jax.layers import BlockConfig, Precision, block, run_stack
 
 Pool = Callable[[jax.Array], jax.Array]
-Layer = Callable[[Any, jax.Array], jax.Array]
+Layer = Callable[..., jax.Array]
 
 
 def block_layer(config: BlockConfig, precision: Precision, mask: jax.Array | None) -> Layer:
@@ -60,11 +60,13 @@ def run_states(
     last: bool,
     hidden_states: bool,
     remat: bool = False,
+    constants: Any = None,
+    top: Callable[[jax.Array], jax.Array] | None = None,
 ) -> States:
     """Runs a stack of blocks as deep as needed.
 
     Args:
-        layer: `layer(params of one layer, state) -> state`, see `block_layer`.
+        layer: `layer(params of one layer, state) -> state`, see `block_layer`; `constants` add a third argument.
         params: parameters with a leading axis of size `layers`, or a list of `layers` trees.
         x: float[B, L, D], state 0.
         layers: number of layers in the stack.
@@ -73,6 +75,8 @@ def run_states(
         last: whether the caller needs the state after the top layer.
         hidden_states: whether to keep every state.
         remat: recompute layers in the backward pass instead of keeping their activations.
+        constants: what else differs between layers: arrays with a leading axis of size `layers`, or None.
+        top: applied to the state of the top layer wherever it is read (a final norm), or None.
 
     Returns:
         `States`. With neither `last` nor `hidden_states`, `States.last` is the state of the highest tap.
@@ -90,12 +94,30 @@ def run_states(
         pooled = None if taps is None else pool(state).astype(jnp.float32)
         return pooled, state.astype(jnp.float32) if hidden_states else None
 
+    if constants is not None:
+        params, layer = _beside(params, constants, layers), _unpacked(layer)
     wanted = taps is not None or hidden_states
     final, emitted = run_stack(layer, params, x, layers=layers, depth=depth, emit=emit if wanted else None, remat=remat)
+    if top is not None and depth == layers:
+        final = top(final)
+        if wanted:
+            emitted = jax.tree.map(lambda all, one: jnp.concatenate([all[:-1], one[None]]), emitted, emit(final))
     pooled, states = emitted if wanted else (None, None)
     if taps is not None and pooled is not None:
         pooled = jnp.take(pooled, np.asarray(taps, np.int32), axis=0).transpose(1, 0, 2)
     return States(final, pooled, states)
+
+
+def _beside(params: Any, constants: Any, layers: int) -> Any:
+    """Parameters with the constants of the same layer beside them, stacked or as one tree per layer."""
+    if not isinstance(params, list | tuple):
+        return {"params": params, "constants": constants}
+    rows = [jax.tree.map(lambda c, row=row: c[row], constants) for row in range(layers)]
+    return [{"params": one, "constants": row} for one, row in zip(params, rows, strict=True)]
+
+
+def _unpacked(layer: Layer) -> Layer:
+    return lambda both, state: layer(both["params"], state, both["constants"])
 
 
 def check_taps(taps: Sequence[int], layers: int) -> None:

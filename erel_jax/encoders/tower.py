@@ -5,6 +5,7 @@ an `Encoder` of that, with every option of the contract in one place.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,15 +22,18 @@ class Entry(NamedTuple):
 
     Attributes:
         x: float[B, L, D], state 0.
-        layer: `layer(params of one layer, state) -> state`; it closes over the batch's masks and positions.
+        layer: `layer(params of one layer, state) -> state`; it closes over the batch's masks and positions. With
+            `constants` it takes those of its layer as a third argument.
         pool: from a state float[B, L, D] to float[B, D].
         mask: bool[B, L] of real tokens, or None where all are.
+        constants: what differs between layers besides their parameters, with a leading axis of the layers, or None.
     """
 
     x: jax.Array
     layer: Layer
     pool: Pool
     mask: jax.Array | None
+    constants: Any = None
 
 
 def tower(
@@ -43,6 +47,7 @@ def tower(
     top: Callable[[Any, jax.Array], jax.Array],
     embedding_width: int,
     remat: bool,
+    top_is_a_state: bool = False,
 ) -> Encoder:
     """An `Encoder` from the parts that differ between architectures.
 
@@ -54,6 +59,7 @@ def tower(
         enter: `enter(params, inputs)` checks the inputs and embeds them.
         head: `head(params, pooled)` turns the pooled last state float[B, D] into the embedding float[B, E].
         top: `top(params, state)` turns the last state into the tokens returned (the final norm, if any).
+        top_is_a_state: the last state is what `top` returns, for taps and embedding as well, as decoders count.
 
     Returns:
         The encoder; `head` and `top` run only when their result is asked for.
@@ -70,15 +76,16 @@ def tower(
         key: jax.Array | None = None,
         train: bool = False,
     ) -> Encoded:
-        x, layer, pool, mask = enter(params, inputs)
-        depth = {"layers": config.layers, "last": embedding or tokens, "hidden_states": hidden_states}
-        states = run_states(layer, params["layers"], x, pool=pool, taps=taps, remat=remat, **depth)
+        x, layer, pool, mask, constants = enter(params, inputs)
+        wanted = {"taps": taps, "last": embedding or tokens, "hidden_states": hidden_states}
+        fixed = {"layers": config.layers, "remat": remat, "top": partial(top, params) if top_is_a_state else None}
+        last, pooled, every = run_states(layer, params["layers"], x, pool=pool, constants=constants, **wanted, **fixed)
         return Encoded(
-            embedding=head(params, pool(states.last)).astype(jnp.float32) if embedding else None,
-            tokens=top(params, states.last).astype(jnp.float32) if tokens else None,
+            embedding=head(params, pool(last)).astype(jnp.float32) if embedding else None,
+            tokens=(last if top_is_a_state else top(params, last)).astype(jnp.float32) if tokens else None,
             mask=mask if tokens else None,
-            taps=states.taps,
-            hidden_states=states.hidden_states,
+            taps=pooled,
+            hidden_states=every,
         )
 
     return Encoder(

@@ -1,4 +1,4 @@
-"""The two-layer feed-forward network of a transformer block."""
+"""The feed-forward networks of a transformer block: two layers, or two and a gate."""
 
 from typing import Any
 
@@ -29,3 +29,24 @@ def mlp(params: dict[str, Any], x: jax.Array, *, activation_name: str, precision
     """`φ(x W_up + b) W_down + b` for float[..., D]; the activation runs in float32."""
     hidden = activation(activation_name)(dense(x, params["up"]["kernel"], params["up"]["bias"], precision))
     return dense(hidden, params["down"]["kernel"], params["down"]["bias"], precision)
+
+
+def gated_mlp_spec(width: int, hidden: int, *, kernel_init: Initializer | None = None) -> dict[str, Any]:
+    """`gate` and `up` [D, F] and `down` [F, D], without biases."""
+    kernel_init = kernel_init or normal(0.02)
+
+    def kernel(shape: tuple[int, int], axes: tuple[str, str]) -> dict[str, ParamSpec]:
+        return {"kernel": ParamSpec(shape, axes, kernel_init)}
+
+    return {
+        "gate": kernel((width, hidden), ("embed", "mlp")),
+        "up": kernel((width, hidden), ("embed", "mlp")),
+        "down": kernel((hidden, width), ("mlp", "embed")),
+    }
+
+
+def gated_mlp(params: dict[str, Any], x: jax.Array, *, activation_name: str, precision: Precision) -> jax.Array:
+    """`(φ(x W_gate) · x W_up) W_down` for float[..., D] (Shazeer, 2020); the activation runs in float32."""
+    gate = activation(activation_name)(dense(x, params["gate"]["kernel"], params["gate"].get("bias"), precision))
+    up = dense(x, params["up"]["kernel"], params["up"].get("bias"), precision)
+    return dense(gate * up, params["down"]["kernel"], params["down"].get("bias"), precision)

@@ -1,4 +1,4 @@
-"""Layer normalization in float32."""
+"""Layer normalization and its relatives, in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -41,3 +41,26 @@ def l2_normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(wide), axis=-1, keepdims=True))
     wide = wide / jnp.where(largest > 0, largest, 1.0)
     return wide * jax.lax.rsqrt(jnp.sum(wide * wide, axis=-1, keepdims=True) + eps)
+
+
+def rms_norm_spec(width: int, offset: float = 0.0) -> dict[str, ParamSpec]:
+    """The scale [D] of an RMSNorm, drawn so that `offset + scale` starts at 1."""
+    return {"scale": ParamSpec((width,), ("embed",), zeros if offset else ones)}
+
+
+def rms_norm(params: dict[str, jax.Array], x: jax.Array, eps: float, offset: float = 0.0) -> jax.Array:
+    """RMSNorm over the last axis (Zhang and Sennrich, 2019): no mean is subtracted and nothing is added.
+
+    Args:
+        params: `scale`, float[D].
+        x: float[..., D].
+        eps: added to the mean square.
+        offset: added to the scale; Gemma stores the scale's distance from 1.
+
+    Returns:
+        x's shape and dtype; the mean square is computed in float32.
+    """
+    wide = x.astype(jnp.float32)
+    root = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    scale = offset + params["scale"].astype(jnp.float32)
+    return (wide * root * scale.reshape(*(1,) * (x.ndim - 1), -1)).astype(x.dtype)

@@ -46,10 +46,59 @@ def make_distilbert() -> Any:
     )  # fmt: skip
 
 
+def make_llama() -> Any:
+    """LLaMA with grouped heads, a head width of its own and rotary scaling in which every kind of pair occurs."""
+    return transformers.LlamaModel(
+        transformers.LlamaConfig(
+            vocab_size=67, hidden_size=20, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+            head_dim=10, intermediate_size=28, max_position_embeddings=19, rms_norm_eps=1e-5,
+            rope_parameters=dict(
+                rope_type="llama3", rope_theta=50.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=3.0,
+                original_max_position_embeddings=12,
+            ),
+        )
+    )  # fmt: skip
+
+
+def make_mistral() -> Any:
+    """Mistral whose window is shorter than the texts, with one key and value head."""
+    return transformers.MistralModel(
+        transformers.MistralConfig(
+            vocab_size=67, hidden_size=18, num_hidden_layers=3, num_attention_heads=3, num_key_value_heads=1,
+            head_dim=6, intermediate_size=26, max_position_embeddings=19, sliding_window=4,
+        )
+    )  # fmt: skip
+
+
+def make_qwen2() -> Any:
+    """Qwen 2 with a window in its upper layers."""
+    return transformers.Qwen2Model(
+        transformers.Qwen2Config(
+            vocab_size=67, hidden_size=24, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+            intermediate_size=26, max_position_embeddings=19, use_sliding_window=True, sliding_window=3,
+            max_window_layers=1, rope_parameters=dict(rope_type="linear", rope_theta=100.0, factor=2.0),
+        )
+    )  # fmt: skip
+
+
+def make_qwen3() -> Any:
+    """Qwen 3 whose heads are together wider than the model, read in both directions."""
+    config = transformers.Qwen3Config(
+        vocab_size=67, hidden_size=20, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,
+        head_dim=10, intermediate_size=28, max_position_embeddings=19,
+    )  # fmt: skip
+    config.is_causal = False
+    return transformers.Qwen3Model(config)
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "roberta": make_roberta,
     "xlm_roberta": make_xlm_roberta,
     "distilbert": make_distilbert,
+    "llama": make_llama,
+    "mistral": make_mistral,
+    "qwen2": make_qwen2,
+    "qwen3": make_qwen3,
 }
 
 

@@ -13,6 +13,9 @@ from erel_jax.interop.families.deit import DEIT
 from erel_jax.interop.families.dinov2 import DINOV2
 from erel_jax.interop.families.distilbert import DISTILBERT
 from erel_jax.interop.families.family import Family
+from erel_jax.interop.families.llama import LLAMA
+from erel_jax.interop.families.mistral import MISTRAL
+from erel_jax.interop.families.qwen import QWEN2, QWEN3
 from erel_jax.interop.families.roberta import ROBERTA, XLM_ROBERTA
 from erel_jax.interop.families.siglip import SIGLIP_TEXT, SIGLIP_VISION, siglip_towers
 from erel_jax.interop.families.vit import VIT
@@ -22,6 +25,10 @@ FAMILIES: dict[str, Family] = {
     "roberta": ROBERTA,
     "xlm-roberta": XLM_ROBERTA,
     "distilbert": DISTILBERT,
+    "llama": LLAMA,
+    "mistral": MISTRAL,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
     "vit": VIT,
     "clip_text_model": CLIP_TEXT,
     "clip_vision_model": CLIP_VISION,

@@ -5,7 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from erel_jax.encoders import ENCODERS, DistilBertConfig, RobertaConfig, XlmRobertaConfig
+from erel_jax.encoders import (
+    ENCODERS,
+    DistilBertConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    RobertaConfig,
+    XlmRobertaConfig,
+)
 from erel_jax.errors import ConfigError
 from erel_jax.interop.configurations import document_of, family_of, towers
 from erel_jax.interop.families import FAMILIES
@@ -16,6 +25,13 @@ PUBLISHED = [
     (RobertaConfig.base("pooler"), 124_645_632),
     (XlmRobertaConfig(pooling="pooler"), 278_043_648),
     (DistilBertConfig.base(), 66_362_880),
+    # The models without their language-model heads of vocabulary times width.
+    (LlamaConfig(), 6_738_415_616 - 32_000 * 4096),
+    (LlamaConfig.llama_3_8b(), 8_030_261_248 - 128_256 * 4096),
+    (LlamaConfig.llama_3_70b(), 70_553_706_496 - 128_256 * 8192),
+    (MistralConfig.mistral_7b(), 7_241_732_096 - 32_000 * 4096),
+    (Qwen2Config(), 7_615_616_512 - 152_064 * 3584),
+    (Qwen3Config(), 8_190_735_360 - 151_936 * 4096),
 ]
 
 
@@ -25,7 +41,7 @@ def test_parameter_counts_are_the_published_ones(config, parameters):
     assert count(ENCODERS[kind].build(config).module.spec) == parameters
 
 
-TEXT_KINDS = ["roberta", "xlm-roberta", "distilbert"]
+TEXT_KINDS = ["roberta", "xlm-roberta", "distilbert", "llama", "mistral", "qwen2", "qwen3"]
 
 
 @pytest.mark.parametrize("kind", TEXT_KINDS)
@@ -46,6 +62,21 @@ def test_configs_survive_their_document(kind):
         ("xlm-roberta", {"pad_token_id": 511}, "512 max_position_embeddings"),
         ("roberta", {"hidden_act": "swishy"}, "swishy"),
         ("distilbert", {"n_heads": 7}, "heads 7"),
+        ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic'.*default, linear, llama3"),
+        ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
+        ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "llama3.*'low': None"),
+        ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 0.5}}, "factor 0.5"),
+        ("llama", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "flat"),
+        ("llama", {"attention_bias": True}, "attention_bias"),
+        ("llama", {"num_key_value_heads": 5}, "kv_heads 5"),
+        ("llama", {"head_dim": 7}, "head_width 7"),
+        ("llama", {"hidden_act": "swish_glu"}, "swish_glu"),
+        ("llama", {"is_causal": "no"}, "is_causal"),
+        ("mistral", {"layer_types": ["sliding_attention"] * 32}, "layer_types"),
+        ("mistral", {"sliding_window": 0}, "sliding_window"),
+        ("qwen2", {"use_sliding_window": True, "layer_types": ["full_attention"]}, "1 layer_types"),
+        ("qwen3", {"attention_bias": True}, "attention_bias"),
     ],
 )
 def test_what_is_not_implemented_is_refused(kind, document, message):

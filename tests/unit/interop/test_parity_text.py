@@ -4,7 +4,16 @@ import jax
 import numpy as np
 import pytest
 
-from erel_jax.encoders import ENCODERS, DistilBertConfig, RobertaConfig, XlmRobertaConfig
+from erel_jax.encoders import (
+    ENCODERS,
+    DistilBertConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    RobertaConfig,
+    XlmRobertaConfig,
+)
 from erel_jax.interop.configurations import family_of
 from erel_jax.interop.export import save_encoder
 from erel_jax.interop.huggingface import load_encoder
@@ -61,21 +70,32 @@ def expect_equal_states(folder, model, inputs, **options):
     return out, reference
 
 
+DECODER = dict(
+    hidden_size=30, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2, head_dim=14,
+    intermediate_size=38, max_position_embeddings=40,
+)  # fmt: skip
 ORIGINALS = {
     "roberta": ("Roberta", dict(
         hidden_size=36, num_hidden_layers=2, num_attention_heads=3, intermediate_size=50, max_position_embeddings=40,
         pad_token_id=1, hidden_act="relu",
     )),
     "distilbert": ("DistilBert", dict(dim=36, n_layers=2, n_heads=3, hidden_dim=50, max_position_embeddings=40)),
+    "llama": ("Llama", DECODER | dict(
+        rms_norm_eps=1e-5, rope_parameters=dict(rope_type="linear", rope_theta=300.0, factor=3.0),
+    )),
+    "tied llama": ("Llama", DECODER | dict(tie_word_embeddings=True)),
+    "mistral": ("Mistral", DECODER | dict(sliding_window=5)),
+    "qwen2": ("Qwen2", DECODER | dict(use_sliding_window=True, sliding_window=7, max_window_layers=1)),
+    "qwen3": ("Qwen3", DECODER | dict(use_sliding_window=True, sliding_window=7, max_window_layers=2)),
 }  # fmt: skip
-HEADS = {"roberta": "ForMaskedLM", "distilbert": "ForMaskedLM"}
+HEADS = {"Roberta": "ForMaskedLM", "DistilBert": "ForMaskedLM"}
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_a_task_model_loads_and_its_head_is_ignored(tmp_path, name):
     prefix, settings = ORIGINALS[name]
     config = getattr(transformers, f"{prefix}Config")(vocab_size=101, attn_implementation="eager", **settings)
-    model = shaken(getattr(transformers, prefix + HEADS[name])(config))
+    model = shaken(getattr(transformers, prefix + HEADS.get(prefix, "ForCausalLM"))(config))
     model.save_pretrained(tmp_path)
     body = getattr(model, model.base_model_prefix)
     expect_equal_states(tmp_path, body, texts(101, [33, 1, 12], config.pad_token_id or 0))
@@ -87,6 +107,10 @@ def test_a_task_model_loads_and_its_head_is_ignored(tmp_path, name):
         (RobertaConfig.tiny("pooler"), "RobertaModel"),
         (XlmRobertaConfig.tiny("pooler"), "XLMRobertaModel"),
         (DistilBertConfig.tiny("mean"), "DistilBertModel"),
+        (LlamaConfig.tiny("last"), "LlamaModel"),
+        (MistralConfig.tiny("mean"), "MistralModel"),
+        (Qwen2Config.tiny("cls"), "Qwen2Model"),
+        (Qwen3Config.tiny("mean_all"), "Qwen3Model"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -1,0 +1,171 @@
+"""What folders of decoders share: names of weights, rotary settings, windows."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from erel_jax.encoders.decoder import DecoderConfig
+from erel_jax.errors import ConfigError, suggest
+from erel_jax.interop.config_keys import integer, number
+from erel_jax.interop.weight_map import SAME, Source, WeightMap, linear, table
+from erel_jax.layers.rotary import SCALINGS, Rotary
+
+WINDOWED, FULL = "sliding_attention", "full_attention"
+_HEADS = (r"lm_head\.weight", r"(score|classifier|qa_outputs)\..*", r"(layers\.\d+\.self_attn\.)?rotary_emb\..*")
+
+
+def decoder_fields(document: Mapping[str, Any], pooling: str, defaults: DecoderConfig) -> dict[str, Any]:
+    """The fields that every decoder reads from the same keys, all but its windows."""
+    heads, width = integer(document, "num_attention_heads", defaults.heads), integer(document, "hidden_size", 4096)
+    kv_heads = document.get("num_key_value_heads")
+    head_width = document.get("head_dim")
+    causal = document.get("is_causal", True)
+    if not isinstance(causal, bool):
+        raise ConfigError(f"config.json has is_causal = {causal!r}, expected true or false.")
+    return {
+        "vocabulary": integer(document, "vocab_size", defaults.vocabulary),
+        "width": width,
+        "layers": integer(document, "num_hidden_layers", defaults.layers),
+        "heads": heads,
+        "kv_heads": heads if kv_heads is None else integer(document, "num_key_value_heads", heads),
+        "head_width": width // heads if head_width is None else integer(document, "head_dim", 128),
+        "mlp_width": integer(document, "intermediate_size", defaults.mlp_width),
+        "max_positions": integer(document, "max_position_embeddings", defaults.max_positions),
+        "activation": document.get("hidden_act", defaults.activation),
+        "eps": number(document, "rms_norm_eps", 1e-6),
+        "rotary": rotary_of(document),
+        "causal": causal,
+        "pooling": pooling,
+    }
+
+
+def rotary_of(document: Mapping[str, Any]) -> Rotary:
+    """Rotary settings in their new form (`rope_parameters`) or their old one (`rope_theta` and `rope_scaling`).
+
+    Raises:
+        ConfigError: a kind of scaling that is not implemented, or values that are no numbers.
+    """
+    found = document.get("rope_parameters") or document.get("rope_scaling") or {}
+    if not isinstance(found, Mapping) or any(isinstance(value, Mapping) for value in found.values()):
+        raise ConfigError(f"config.json has rotary settings {found!r}, expected one flat object.")
+    theta = found.get("rope_theta") or document.get("rope_theta") or 10000.0
+    return rotary_from(found, theta, integer(document, "max_position_embeddings", 2048))
+
+
+def rotary_from(found: Mapping[str, Any], theta: Any, positions: int) -> Rotary:
+    """`Rotary` from one object of rotary settings.
+
+    Args:
+        found: the object; without `rope_type` (or its old name `type`) there is no scaling.
+        theta: base of the wavelengths.
+        positions: the original context where the object does not give it.
+
+    Raises:
+        ConfigError: a kind of scaling that is not implemented, or values that are no numbers.
+    """
+    kind = found.get("rope_type", found.get("type", "default"))
+    if kind not in SCALINGS:
+        raise ConfigError(f"config.json has rope_type = {kind!r}, which is not implemented. {suggest(kind, SCALINGS)}")
+    if found.get("partial_rotary_factor", 1.0) != 1.0:
+        raise ConfigError(f"config.json has partial_rotary_factor = {found['partial_rotary_factor']!r}; only 1.0 is.")
+    values: dict[str, Any] = {"theta": theta}
+    if kind != "default":
+        values["factor"] = found.get("factor")
+    if kind == "llama3":
+        values |= {"low": found.get("low_freq_factor"), "high": found.get("high_freq_factor")}
+        values["original_positions"] = found.get("original_max_position_embeddings", positions)
+    wrong = {name: v for name, v in values.items() if isinstance(v, bool) or not isinstance(v, int | float)}
+    if wrong:
+        raise ConfigError(f"config.json has rotary settings of type {kind!r} with {wrong}, expected numbers.")
+    original = int(values.pop("original_positions", 8192))
+    return Rotary(scaling=kind, original_positions=original, **{name: float(v) for name, v in values.items()})
+
+
+def rotary_settings(rotary: Rotary) -> dict[str, Any]:
+    """The inverse of `rotary_from`, the base included."""
+    found: dict[str, Any] = {"rope_type": rotary.scaling, "rope_theta": rotary.theta}
+    if rotary.scaling != "default":
+        found["factor"] = rotary.factor
+    if rotary.scaling == "llama3":
+        found |= {"low_freq_factor": rotary.low, "high_freq_factor": rotary.high}
+        found["original_max_position_embeddings"] = rotary.original_positions
+    return found
+
+
+def windowed_layers(document: Mapping[str, Any], layers: int) -> tuple[bool, ...] | None:
+    """Which layers have the window by `layer_types`, or None where that key is missing.
+
+    Raises:
+        ConfigError: another number of entries than layers, or a kind of layer that is not implemented.
+    """
+    kinds = document.get("layer_types")
+    if kinds is None:
+        return None
+    strange = sorted({str(kind) for kind in kinds} - {WINDOWED, FULL})
+    if strange or len(kinds) != layers:
+        raise ConfigError(
+            f"config.json has {len(kinds)} layer_types for {layers} layers, of kinds not implemented: {strange}."
+        )
+    return tuple(kind == WINDOWED for kind in kinds)
+
+
+def decoder_document(config: DecoderConfig, kind: str, original: str) -> dict[str, Any]:
+    """Keys of a decoder's `config.json`, without its windows.
+
+    A decoder has no head here, so nothing is tied to its embeddings.
+    """
+    return {
+        "architectures": [original],
+        "model_type": kind,
+        "vocab_size": config.vocabulary,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_width,
+        "intermediate_size": config.mlp_width,
+        "max_position_embeddings": config.max_positions,
+        "hidden_act": config.activation,
+        "rms_norm_eps": config.eps,
+        "rope_parameters": rotary_settings(config.rotary),
+        "rope_theta": config.rotary.theta,
+        "is_causal": config.causal,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+        "dtype": "float32",
+        "erel_jax_pooling": config.pooling,
+    }
+
+
+def layer_types(config: DecoderConfig) -> list[str]:
+    """The window of each layer under the names of `config.json`."""
+    return [WINDOWED if windowed else FULL for windowed in config.windows]
+
+
+def decoder_map(config: DecoderConfig) -> WeightMap:
+    """Names of the bare model; the language-model head, tied or stored, and heads of task models are ignored."""
+    layer = "layers.{i}"
+    sources = {
+        **table("embeddings/token", "embed_tokens"),
+        **linear("layers/attention/query", f"{layer}.self_attn.q_proj", config.qkv_bias),
+        **linear("layers/attention/key", f"{layer}.self_attn.k_proj", config.qkv_bias),
+        **linear("layers/attention/value", f"{layer}.self_attn.v_proj", config.qkv_bias),
+        **linear("layers/attention/output", f"{layer}.self_attn.o_proj", False),
+        **linear("layers/mlp/gate", f"{layer}.mlp.gate_proj", False),
+        **linear("layers/mlp/up", f"{layer}.mlp.up_proj", False),
+        **linear("layers/mlp/down", f"{layer}.mlp.down_proj", False),
+    }
+    norms = {"final_norm": "norm", "layers/attention_norm": f"{layer}.input_layernorm"}
+    if config.norm_after:
+        norms |= {
+            "layers/attention_after_norm": f"{layer}.post_attention_layernorm",
+            "layers/mlp_norm": f"{layer}.pre_feedforward_layernorm",
+            "layers/mlp_after_norm": f"{layer}.post_feedforward_layernorm",
+        }
+    else:
+        norms["layers/mlp_norm"] = f"{layer}.post_attention_layernorm"
+    if config.qk_norm:
+        norms["layers/attention/query_norm"] = f"{layer}.self_attn.q_norm"
+        norms["layers/attention/key_norm"] = f"{layer}.self_attn.k_norm"
+    sources |= {f"{path}/scale": Source(f"{name}.weight", SAME) for path, name in norms.items()}
+    return WeightMap(sources, ("model.",), _HEADS)
