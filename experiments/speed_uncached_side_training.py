@@ -48,7 +48,7 @@ def main(data: str | None = None, preset: str = "full", users: int = 64, pairs: 
     torch.manual_seed(0)
     width, side, items = (768, 224, 20_314) if preset == "full" else (32, 32, 200)
     windows = windows_of(data, items)
-    towers = _towers(width, side)
+    towers = torch_towers(width, side)
     batch = SequenceBatches(windows=windows, batch_size=min(users, len(windows)), epochs=1)
     rows = windows[batch.order(0)[0]]
     difference = _loss_difference(towers, rows[:COMPARED_USERS], windows, width, side)
@@ -70,11 +70,13 @@ def main(data: str | None = None, preset: str = "full", users: int = 64, pairs: 
 
 
 # ---------------------------------------------------------------- inputs
-def _towers(width: int, side: int) -> dict[str, Any]:
+def torch_towers(width: int, side: int) -> dict[str, Any]:
     """Hugging Face models with random weights."""
     from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
-    small: dict[str, Any] = {} if width == 768 else {"num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 64}
+    small: dict[str, Any] = (
+        {} if width == 768 else {"num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 64}
+    )
     text = BertConfig(hidden_size=width, vocab_size=30522 if width == 768 else 100, **small)
     image = ViTConfig(hidden_size=width, image_size=side, patch_size=16, **small)
     return {
@@ -83,13 +85,13 @@ def _towers(width: int, side: int) -> dict[str, Any]:
     }
 
 
-def _pictures(ids: np.ndarray, side: int) -> np.ndarray:
+def pictures_of(ids: np.ndarray, side: int) -> np.ndarray:
     """float32[N, H, W, 3]: the same noise for the same item on both sides."""
     return np.stack([np.random.default_rng(int(i)).standard_normal((side, side, 3), np.float32) for i in ids])
 
 
-def _titles(ids: np.ndarray, vocabulary: int) -> dict[str, np.ndarray]:
-    """`{"ids": int32[N, T], "mask": bool[N, T]}` with lengths from 6 to 30."""
+def titles_of(ids: np.ndarray, vocabulary: int) -> dict[str, np.ndarray]:
+    """The same random title for the same item: `{"ids": int32[N, T], "mask": bool[N, T]}` with lengths from 6 to 30."""
     tokens = np.zeros((len(ids), TOKENS), np.int32)
     lengths = np.empty(len(ids), np.int64)
     for line, item in enumerate(ids):
@@ -136,8 +138,8 @@ def _batch(sequence: Any, windows: np.ndarray, towers: dict[str, Any], side: int
         {
             "sequence": sequence,
             "log_popularity": log_popularity_of(windows)[unique],
-            "image": {"pixels": _pictures(unique, side)},
-            "text": _titles(unique, towers["text"].config.vocab_size),
+            "image": {"pixels": pictures_of(unique, side)},
+            "text": titles_of(unique, towers["text"].config.vocab_size),
         }
     )
 
@@ -168,18 +170,20 @@ def _peer(towers: dict[str, Any], rows: np.ndarray, windows: np.ndarray, width: 
     from experiments.peers.iisan_torch import CachedIisan, UncachedIisan
 
     peer = UncachedIisan(towers["text"].to(dtype), towers["image"].to(dtype), CachedIisan(width=width))
+    inputs = slot_inputs(rows, side, towers["text"].config.vocab_size, dtype)
+    return peer, (torch.from_numpy(rows.astype(np.int64)), *inputs, torch.from_numpy(log_popularity_of(windows)))
+
+
+def slot_inputs(rows: np.ndarray, side: int, vocabulary: int, dtype: Any) -> tuple[Any, Any, Any]:
+    """What the published loader gives for windows int[B, L + 1]: pixels [B, L + 1, 3, H, W], ids and mask of titles."""
+    import torch
+
     slots = rows.ravel()
     distinct, where = np.unique(slots, return_inverse=True)
-    pixels = torch.from_numpy(_pictures(distinct, side).transpose(0, 3, 1, 2).copy()).to(dtype)[where.ravel()]
-    texts = _titles(slots, towers["text"].config.vocab_size)
+    pixels = torch.from_numpy(pictures_of(distinct, side).transpose(0, 3, 1, 2).copy()).to(dtype)[where.ravel()]
+    texts = titles_of(slots, vocabulary)
     ids, mask = (torch.from_numpy(texts[name].astype(np.int64)).unflatten(0, rows.shape) for name in ("ids", "mask"))
-    return peer, (
-        torch.from_numpy(rows.astype(np.int64)),
-        pixels.unflatten(0, rows.shape),
-        ids,
-        mask,
-        torch.from_numpy(log_popularity_of(windows)),
-    )
+    return pixels.unflatten(0, rows.shape), ids, mask
 
 
 def _peer_step(peer: Any, given: tuple):

@@ -129,18 +129,29 @@ class CachedIisan(nn.Module):
         self, windows: torch.Tensor, image: torch.Tensor, text: torch.Tensor, log_popularity: torch.Tensor
     ) -> torch.Tensor:
         """windows int64[B, L + 1] left padded with 0; image, text float[B, L + 1, 13, D]."""
-        batch, slots = windows.shape
         embeddings = self.items(image.flatten(0, 1), text.flatten(0, 1))
-        real = windows[:, :-1] != 0
-        states = self.users(embeddings.view(batch, slots, -1)[:, :-1], real)
-        ids = windows.flatten()
-        logits = states.flatten(0, 1) @ embeddings.T - log_popularity[ids]
-        logits = logits.view(batch, slots - 1, batch * slots)
-        mask = _mask_at_once if self.masking == "at_once" else _mask_per_user
-        logits = mask(logits, windows).flatten(0, 1)
-        targets = torch.arange(batch)[:, None] * slots + torch.arange(1, slots)
-        rows = real.flatten()
-        return nn.functional.cross_entropy(logits[rows], targets.flatten()[rows])
+        return debiased_loss(self.users, embeddings, windows, log_popularity, self.masking)
+
+
+def debiased_loss(
+    users: UserEncoder,
+    embeddings: torch.Tensor,
+    windows: torch.Tensor,
+    log_popularity: torch.Tensor,
+    masking: str = "per_user",
+) -> torch.Tensor:
+    """The in-batch debiased cross-entropy of item embeddings float[B (L + 1), E] under windows int64[B, L + 1]."""
+    batch, slots = windows.shape
+    real = windows[:, :-1] != 0
+    states = users(embeddings.view(batch, slots, -1)[:, :-1], real)
+    ids = windows.flatten()
+    logits = states.flatten(0, 1) @ embeddings.T - log_popularity[ids]
+    logits = logits.view(batch, slots - 1, batch * slots)
+    mask = _mask_at_once if masking == "at_once" else _mask_per_user
+    logits = mask(logits, windows).flatten(0, 1)
+    targets = torch.arange(batch)[:, None] * slots + torch.arange(1, slots)
+    rows = real.flatten()
+    return nn.functional.cross_entropy(logits[rows], targets.flatten()[rows])
 
 
 def _excluded(windows: torch.Tensor, user: int) -> torch.Tensor:
