@@ -19,11 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from erel_jax import module
+from erel_jax.adapters.crossan import crossan
 from erel_jax.adapters.iisan import iisan
 from erel_jax.adapters.method import Method
-from erel_jax.adapters.side_tower import side_tower
+from erel_jax.adapters.side_heads import presence_columns
+from erel_jax.adapters.side_tower import TowerConfig, side_tower
 from erel_jax.adapters.standardize import measure_standardization, standardization_spec, standardize
 from erel_jax.adapters.taps import tap_states, widen
+from erel_jax.adapters.versa import versa
 from erel_jax.encoders.encoded import Encoder
 from erel_jax.layers import FLOAT32, Precision, dense
 from erel_jax.layers.activation import activation
@@ -129,10 +132,10 @@ def item_encoder(
 ) -> Adapted:
     """One vector per item from all its modalities.
 
-    `module.apply(params, {modality: inputs}, presence=None) -> float32[N, embedding]`. A side method fuses with
-    IISAN's intra and inter towers; the others map each tower through an affine head (after a GELU where the tower
-    runs live, as in the released baselines) and, with several modalities, fuse by one affine map of the
-    concatenation. `frozen` projects with a fixed random orthogonal map.
+    `module.apply(params, {modality: inputs}, presence=None) -> float32[N, embedding]`. A side method fuses with the
+    network it names: IISAN's intra and inter towers, Versa's or CROSSAN's. The others map each tower through an affine
+    head (after a GELU where the tower runs live, as in the released baselines) and, with several modalities, fuse by
+    one affine map of the concatenation. `frozen` projects with a fixed random orthogonal map.
 
     Args:
         encoders: towers by modality, in the order they are fused.
@@ -145,13 +148,8 @@ def item_encoder(
     """
     taps = _taps(encoders, method)
     if method.head == "side":
-        side = iisan(
-            {name: (len(taps[name]), encoders[name].width) for name in encoders},
-            embedding=embedding,
-            bottleneck=bottleneck,
-            precision=precision,
-        )
-        head, fuse = side.spec, side.apply
+        shapes = {name: (len(taps[name]), encoders[name].width) for name in encoders}
+        head, fuse = _side_network(method.side, shapes, embedding, bottleneck, precision)
     else:
         head = _affine_heads(encoders, embedding, fixed=method.head == "none")
         names = tuple(encoders)
@@ -168,9 +166,11 @@ def item_encoder(
         train: bool = False,
     ) -> jax.Array:
         states = {}
+        there = None if method.cached else presence_columns(presence, tuple(encoders))
         for name in encoders:
             tower = params["towers"][name] if not method.cached else None
-            states[name] = _standard(params, name, adapted.read(name, tower, inputs[name], key=key, train=train))
+            given = inputs[name] if there is None else _known_rows(inputs[name], there[name])
+            states[name] = _standard(params, name, adapted.read(name, tower, given, key=key, train=train))
         return fuse(params["head"], states, presence).astype(jnp.float32)
 
     trains_head = () if method.head == "none" else ("head/.*",)
@@ -234,6 +234,27 @@ def standardized(adapted: Adapted, params: Any, sample: Callable[[str], np.ndarr
 
 def _standard(params: Any, name: str, states: jax.Array) -> jax.Array:
     return standardize(params["standardize"][name], states) if "standardize" in params else states
+
+
+def _side_network(
+    side: str, shapes: Mapping[str, tuple[int, int]], embedding: int, bottleneck: int, precision: Precision
+) -> Module:
+    if side == "versa":
+        return versa(shapes, embedding=embedding, bottleneck=bottleneck, precision=precision)
+    if side == "crossan":
+        return crossan(shapes, embedding=embedding, config=TowerConfig(bottleneck=bottleneck), precision=precision)
+    return iisan(shapes, embedding=embedding, bottleneck=bottleneck, precision=precision)
+
+
+def _known_rows(inputs: Any, there: jax.Array) -> Any:
+    """A live tower's inputs with zeros for absent items: its backward pass would make NaN of NaN times zero."""
+
+    def known(leaf: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return jnp.where(there.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, jnp.zeros((), leaf.dtype))
+
+    return jax.tree.map(known, inputs)
 
 
 def _affine_heads(encoders: Mapping[str, Encoder], embedding: int, fixed: bool) -> dict[str, Any]:

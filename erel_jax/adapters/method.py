@@ -37,6 +37,8 @@ class Method:
         rewrite: spec → spec of one tower (adapters wrap kernels here).
         trains: patterns over one tower's parameters that train; empty for a frozen tower.
         head: what sits on top: "none" (the tower's own embedding), "linear", or "side" (a side network over taps).
+        side: which side network fuses an item's modalities: "iisan" for one or two modalities, "versa" and "crossan"
+            for any number. A tower by itself, as in retrieval, gets the same side tower from each.
         learning_rate: default for heads, side networks and user encoders.
         tower_learning_rate: default for what trains inside a tower.
 
@@ -49,6 +51,7 @@ class Method:
     rewrite: Callable[[Any], Any] = _unchanged
     trains: tuple[str, ...] = ()
     head: Literal["none", "linear", "side"] = "linear"
+    side: Literal["iisan", "versa", "crossan"] = "iisan"
     learning_rate: float = 1e-3
     tower_learning_rate: float = 0.0
 
@@ -141,6 +144,22 @@ METHODS: dict[str, Method] = {
             summary="side network over stored hidden states",
             reads="taps",
             head="side",
+            learning_rate=1e-3,
+        ),
+        Method(
+            name="versa_cached",
+            summary="side networks over stored states of encoders of any width and number",
+            reads="taps",
+            head="side",
+            side="versa",
+            learning_rate=1e-3,
+        ),
+        Method(
+            name="crossan_cached",
+            summary="experimental: side towers that read each other, fused by experts",
+            reads="taps",
+            head="side",
+            side="crossan",
             learning_rate=1e-3,
         ),
         Method(

@@ -200,6 +200,25 @@ def test_stored_nonsense_of_an_absent_modality_is_never_read(built, name):
     check_close(found, gradients)
 
 
+@pytest.mark.parametrize("name", ["full", *(pytest.param(n, marks=pytest.mark.slow) for n in ("lora", "iisan"))])
+def test_nonsense_in_a_live_input_of_an_absent_modality_reaches_no_gradient(built, name):
+    """A tower's backward pass would turn NaN times zero into NaN, so the input itself is left out."""
+    model = built(name, "item")
+    inputs = model.inputs()
+    pixels = inputs["image"]["pixels"].copy()
+    pixels[1] = np.nan
+    trainable, frozen = tree.partition(model.params, model.adapted.trainable)
+
+    def scalar(trainable, inputs):
+        return jnp.sum(jnp.sin(model.adapted.module.apply(tree.merge(trainable, frozen), inputs, PRESENCE)))
+
+    run = jax.jit(jax.value_and_grad(scalar), compiler_options=QUICK)
+    value, gradients = run(trainable, inputs)
+    found, other = run(trainable, {**inputs, "image": {"pixels": pixels}})
+    assert np.isfinite(value) and float(found) == pytest.approx(float(value), abs=1e-6)
+    check_close(other, gradients)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_is_described_and_has_learning_rates(built, name):
     method = METHODS[name]

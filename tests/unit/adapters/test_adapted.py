@@ -125,3 +125,33 @@ def test_pretrained_towers_arrive_unchanged_and_the_scale_starts_at_one_fourteen
                 "image": drawn(TINY["image"].module.spec) | {"final_norm": {"scale": jnp.ones(3), "bias": jnp.ones(3)}},
             },
         )
+
+
+@pytest.mark.parametrize("name", ["versa_cached", "crossan_cached"])
+def test_side_networks_for_any_number_of_modalities_and_any_shape(name):
+    """One to four modalities, of two depths and widths; IISAN's inter tower says who could do it."""
+    wide = bert(dataclasses.replace(BertConfig.tiny(), width=24, layers=5))
+    encoders = {"text": wide, "image": vit(VitConfig.tiny()), "plot": bert(BertConfig.tiny()), "cast": wide}
+    for count in range(1, 5):
+        chosen = dict(list(encoders.items())[:count])
+        adapted = item_encoder(chosen, METHODS[name], embedding=6)
+        states = {
+            name: jax.ShapeDtypeStruct((4, len(adapted.taps[name]), encoder.width), jnp.bfloat16)
+            for name, encoder in chosen.items()
+        }
+        presence = jax.ShapeDtypeStruct((4, count), jnp.bool_)
+        made = jax.eval_shape(adapted.module.apply, module.abstract(adapted.module.spec), states, presence)
+        assert made.shape == (4, 6) and made.dtype == jnp.float32
+    with pytest.raises(ConfigError, match="use versa_cached or crossan_cached"):
+        item_encoder(encoders, METHODS["iisan_cached"])
+
+
+def test_int8_states_are_widened_where_they_are_read():
+    encoders = {"text": bert(BertConfig.tiny())}
+    adapted = item_encoder(encoders, METHODS["linear_probe"], embedding=6)
+    codes = np.random.default_rng(0).integers(-127, 128, (4, 16)).astype(np.int8)
+    scales = np.array([0.5, 0.0, 1.0, 2.0], np.float32)
+    params = module.init(jax.random.key(0), adapted.module.spec)
+    stored = {"text": {"values": jnp.asarray(codes), "scales": jnp.asarray(scales)}}
+    wide = {"text": jnp.asarray(codes * scales[:, None], jnp.float32)}
+    np.testing.assert_array_equal(adapted.module.apply(params, stored), adapted.module.apply(params, wide))

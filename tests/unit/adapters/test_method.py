@@ -18,7 +18,9 @@ def test_names_are_found_and_typos_are_answered_with_the_nearest():
 
 
 def test_cached_methods_are_those_that_read_stored_states():
-    assert {name for name, method in METHODS.items() if method.cached} == {"frozen", "linear_probe", "iisan_cached"}
+    side = {"iisan_cached", "versa_cached", "crossan_cached"}
+    assert {name for name, method in METHODS.items() if method.cached} == {"frozen", "linear_probe", *side}
+    assert {name: METHODS[name].side for name in side} == {name: name.removesuffix("_cached") for name in side}
     assert Method(name="x", summary="x", reads="taps").cached
     assert not Method(name="x", summary="x", reads="inputs").cached
 
