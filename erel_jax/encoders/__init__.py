@@ -1,22 +1,29 @@
 """Foundation-model encoders as pure functions."""
 
+from erel_jax.encoders.ast import AstConfig, ast
+from erel_jax.encoders.beit import BeitConfig, beit
 from erel_jax.encoders.bert import BertConfig, bert
 from erel_jax.encoders.clip import ClipTextConfig, ClipVisionConfig, clip_text, clip_vision
+from erel_jax.encoders.decoder import decoder
 from erel_jax.encoders.deit import DeitConfig, deit
 from erel_jax.encoders.dinov2 import Dinov2Config, dinov2
-from erel_jax.encoders.decoder import decoder
 from erel_jax.encoders.distilbert import DistilBertConfig, distilbert
 from erel_jax.encoders.encoded import Encoded, Encoder
+from erel_jax.encoders.gemma import Gemma2Config, Gemma3Config
 from erel_jax.encoders.llama import LlamaConfig
 from erel_jax.encoders.mistral import MistralConfig
 from erel_jax.encoders.qwen import Qwen2Config, Qwen3Config
 from erel_jax.encoders.registry import ENCODERS, EncoderFamily
 from erel_jax.encoders.roberta import RobertaConfig, XlmRobertaConfig, roberta
 from erel_jax.encoders.siglip import SiglipTextConfig, SiglipVisionConfig, siglip_text, siglip_vision
+from erel_jax.encoders.videomae import VideoMaeConfig, videomae
 from erel_jax.encoders.vit import VitConfig, vit
+from erel_jax.encoders.whisper import WhisperConfig, whisper
 
 __all__ = [
     "ENCODERS",
+    "AstConfig",
+    "BeitConfig",
     "BertConfig",
     "ClipTextConfig",
     "ClipVisionConfig",
@@ -26,6 +33,8 @@ __all__ = [
     "Encoded",
     "Encoder",
     "EncoderFamily",
+    "Gemma2Config",
+    "Gemma3Config",
     "LlamaConfig",
     "MistralConfig",
     "Qwen2Config",
@@ -33,17 +42,23 @@ __all__ = [
     "RobertaConfig",
     "SiglipTextConfig",
     "SiglipVisionConfig",
+    "VideoMaeConfig",
     "VitConfig",
+    "WhisperConfig",
     "XlmRobertaConfig",
+    "ast",
+    "beit",
     "bert",
     "clip_text",
     "clip_vision",
+    "decoder",
     "deit",
     "dinov2",
-    "decoder",
     "distilbert",
     "roberta",
     "siglip_text",
     "siglip_vision",
+    "videomae",
     "vit",
+    "whisper",
 ]

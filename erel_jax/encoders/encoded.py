@@ -36,14 +36,17 @@ class Encoder:
     train=False) -> Encoded`, where `inputs` is
 
     - text: `{"ids": int32[B, L], "mask": bool[B, L]}`, right padded;
-    - image: `{"pixels": float32[B, H, W, 3]}`, already normalized.
+    - image: `{"pixels": float32[B, H, W, 3]}`, already normalized;
+    - video: `{"video": float32[B, F, H, W, 3]}`, F normalized frames;
+    - audio: `{"spectrogram": float32[B, T, M]}` (AST) or `{"features": float32[B, T, M]}` (Whisper), T frames of M mel
+      bins as the model's feature extractor makes them.
 
     `taps` is a tuple of state indices: 0 is the embedding output, k the output of layer k. With `taps` and
     `embedding=False`, layers above the highest tap are not run.
 
     Attributes:
         module: spec and apply.
-        modality: "text" or "image".
+        modality: "text", "image", "video" or "audio".
         config: the architecture's own frozen config.
         layers: number of transformer layers, so states 0 … layers exist.
         width: width D of the states.

@@ -10,6 +10,8 @@ import pytest
 from erel_jax import tree
 from erel_jax.encoders import (
     ENCODERS,
+    AstConfig,
+    BeitConfig,
     BertConfig,
     ClipTextConfig,
     ClipVisionConfig,
@@ -17,7 +19,9 @@ from erel_jax.encoders import (
     Dinov2Config,
     SiglipTextConfig,
     SiglipVisionConfig,
+    VideoMaeConfig,
     VitConfig,
+    WhisperConfig,
 )
 from erel_jax.errors import ConfigError
 from erel_jax.layers import BFLOAT16, Precision, unrolled
@@ -25,6 +29,18 @@ from erel_jax.module import abstract, count, init
 from erel_jax.sharding import RULES, batch_sharding, compile_step, make_mesh, shardings
 
 NAMES = sorted(ENCODERS)
+# Encoders made of ViT's blocks: what only the blocks decide is tested there in full.
+DERIVED = frozenset(
+    {
+        "audio-spectrogram-transformer",
+        "deit",
+        "dinov2",
+        "siglip_text_model",
+        "siglip_vision_model",
+        "videomae",
+        "whisper",
+    }
+)
 EVERYTHING = {"taps": (0, 2, 3), "tokens": True, "hidden_states": True}
 
 
@@ -207,7 +223,9 @@ def test_layers_above_the_highest_tap_cost_nothing(built, name):
     costs = [flops(taps=(k,), embedding=False) for k in range(encoder.layers + 1)]
     per_layer = np.diff(costs)
     assert (per_layer > 0).all()
-    np.testing.assert_allclose(per_layer, per_layer[0], rtol=0.02)
+    # State 0 of BEiT's class token is its parameter alone, so the compiler leaves the patches out of that one program.
+    steady = per_layer[1:] if name == "beit" else per_layer
+    np.testing.assert_allclose(steady, steady[0], rtol=0.02)
     assert flops(taps=(0,)) >= costs[-1]
 
 
@@ -252,14 +270,20 @@ def test_recomputed_layers_give_the_same_gradients(built, reference):
     expect_close(remade(params, inputs), expected, 1e-6)
 
 
-@pytest.mark.parametrize("rules", ["replicated", "fsdp", "tensor"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "rules"),
+    [
+        pytest.param(name, rules, marks=[pytest.mark.slow] if name in DERIVED and rules != "tensor" else [])
+        for name in NAMES
+        for rules in ("replicated", "fsdp", "tensor")
+    ],
+)
 def test_sharded_equals_unsharded(built, reference, name, rules):
     encoder, params = built(name)
-    step, inputs, expected = reference(name)
-    if name.startswith(("clip", "siglip")) or encoder.modality in ("video", "audio") or name in ("deit", "dinov2"):
-        # The same blocks as ViT: gradients there, outputs here.
-        step, expected = partial(encoder.module.apply, embedding=True), None
+    if name in DERIVED or name.startswith("clip"):  # the same blocks as ViT: gradients there, outputs here
+        step, inputs, expected = partial(encoder.module.apply, embedding=True), example(encoder, rows=8), None
+    else:
+        step, inputs, expected = reference(name)
     mesh = make_mesh(data=4, model=2)
     placed = jax.device_put(params, shardings(encoder.module.spec, mesh, RULES[rules]))
     batch = {key: jax.device_put(value, batch_sharding(mesh, value.ndim)) for key, value in inputs.items()}
@@ -304,6 +328,10 @@ def test_bfloat16_policy(built, everything, name):
         (ClipVisionConfig.base_32(), 87_849_216),
         (ClipTextConfig.large_14(), 123_650_304),
         (ClipVisionConfig.large_14(), 303_966_208),
+        (AstConfig.base(), 86_187_264),
+        (BeitConfig.base_16(), 85_761_984),
+        (VideoMaeConfig.base(), 86_227_200),
+        (WhisperConfig.large_v3(), 636_968_960),
         (DeitConfig.base_16(), 85_800_192),
         (Dinov2Config.base_14(), 86_579_712),
         (SiglipTextConfig.so400m(), 449_734_896),

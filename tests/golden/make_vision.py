@@ -57,7 +57,26 @@ def make_vit_resized() -> None:
     )  # fmt: skip
 
 
+@torch.no_grad()
+def make_beit() -> None:
+    """BEiT as fine-tuned (a table per layer, mean) and as pre-trained (one table, class token)."""
+    for name, shared, seed in (("beit", False, 41), ("beit_shared", True, 43)):
+        config = transformers.BeitConfig(
+            hidden_size=18, num_hidden_layers=2, num_attention_heads=3, intermediate_size=26, image_size=15,
+            patch_size=5, use_relative_position_bias=not shared, use_shared_relative_position_bias=shared,
+            use_mean_pooling=not shared, use_mask_token=shared,
+        )  # fmt: skip
+        model = rename_vit(randomize(transformers.BeitModel(config), seed))
+        images = pixels(2, 15, 15, seed + 1)
+        out = model(pixel_values=images, output_hidden_states=True)
+        store(
+            name, model, pixels=images.permute(0, 2, 3, 1), hidden_states=torch.stack(out.hidden_states),
+            last_hidden_state=out.last_hidden_state, pooled=out.pooler_output,
+        )  # fmt: skip
+
+
 if __name__ == "__main__":
+    make_beit()
     make_dinov2()
     make_deit()
     make_vit_resized()

@@ -101,3 +101,25 @@ def test_vit_at_another_size_than_its_positions(golden):
     again = save_encoder(folder / "again", loaded.encoder, loaded.params)
     assert json.loads((again / "config.json").read_text())["image_size"] == 15
     assert load_encoder(again).encoder.config == loaded.encoder.config
+
+
+@pytest.mark.parametrize(("name", "key"), [("videomae", "video"), ("ast", "spectrogram"), ("whisper", "features")])
+def test_video_and_audio(golden, name, key):
+    folder, arrays = golden(name)
+    out = run(load_encoder(folder), {key: arrays[key]}, taps=(0, 2, 3))
+    states, final = arrays["hidden_states"], arrays["last_hidden_state"]
+    expect_close(out.hidden_states, states)
+    expect_close(out.tokens, final)
+    expect_close(out.embedding, final.mean(1) if name == "whisper" else arrays["pooled"])
+    taps = states[[0, 2, 3]]
+    expect_close(out.taps, (taps[:, :, :2] if name == "ast" else taps).mean(2).transpose(1, 0, 2))
+
+
+@pytest.mark.parametrize("name", ["beit", "beit_shared"])
+def test_beit(golden, name):
+    folder, arrays = golden(name)
+    out = run(load_encoder(folder), {"pixels": arrays["pixels"]}, taps=(0, 2))
+    expect_close(out.hidden_states, arrays["hidden_states"])
+    expect_close(out.tokens, arrays["last_hidden_state"])
+    expect_close(out.embedding, arrays["pooled"])
+    expect_close(out.taps, arrays["hidden_states"][[0, 2], :, 0].transpose(1, 0, 2))

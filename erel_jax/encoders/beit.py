@@ -1,0 +1,199 @@
+"""BEiT: the masked-image encoder of Bao et al. (2021), a ViT with relative positions in place of a position table.
+
+Every pair of tokens has a learned score per head that depends on their distance on the patch grid, in each layer or
+shared by all; sub-layers are scaled per channel, and keys have no bias. Pre-trained models are read at the class token
+after a final norm, fine-tuned ones at the normalized mean over the patches.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from erel_jax.encoders.encoded import Encoder
+from erel_jax.encoders.states import check_pixels
+from erel_jax.encoders.token_head import with_token_head
+from erel_jax.encoders.tower import Entry, tower
+from erel_jax.encoders.vit import check_patches
+from erel_jax.errors import ConfigError, suggest
+from erel_jax.layers import (
+    FLOAT32,
+    BlockConfig,
+    Precision,
+    block,
+    block_spec,
+    embed_patches,
+    first_token,
+    layer_norm,
+    layer_norm_spec,
+)
+from erel_jax.module import ParamSpec, normal, stack, zeros
+
+RELATIVE = ("layers", "shared")
+POOLED = ("mean", "cls")
+# Distances from the class token, to it, and from it to itself.
+CLASS_DISTANCES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeitConfig:
+    """The architecture of a BEiT encoder; the defaults are BEiT-B/16 at 224 pixels as fine-tuned.
+
+    Attributes:
+        image_size: height and width of the input in pixels, a multiple of `patch`.
+        patch: side of a patch in pixels.
+        channels: color channels.
+        width: model width D.
+        layers: transformer layers.
+        heads: attention heads H.
+        mlp_width: feed-forward width F.
+        activation: name of the feed-forward activation.
+        eps: epsilon of the layer norms.
+        relative: "layers" for a table of relative positions in each layer, "shared" for one table.
+        read: "mean" for the norm of the patches' mean, "cls" for the class token after a norm of all tokens.
+    """
+
+    image_size: int = 224
+    patch: int = 16
+    channels: int = 3
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_width: int = 3072
+    activation: str = "gelu"
+    eps: float = 1e-12
+    relative: str = "layers"
+    read: str = "mean"
+
+    def __post_init__(self):
+        check_patches(self.image_size, self.patch)
+        for name, value, known in (("relative", self.relative, RELATIVE), ("read", self.read, POOLED)):
+            if value not in known:
+                raise ConfigError(f"unknown {name} {value!r} of a BEiT encoder. {suggest(value, known)}")
+        _ = self.block
+
+    @property
+    def grid(self) -> int:
+        """Patches per side."""
+        return self.image_size // self.patch
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens L with the class token."""
+        return self.grid**2 + 1
+
+    @property
+    def block(self) -> BlockConfig:
+        """One layer of the stack."""
+        return BlockConfig(
+            width=self.width,
+            heads=self.heads,
+            mlp_width=self.mlp_width,
+            activation=self.activation,
+            norm="pre",
+            eps=self.eps,
+        )
+
+    @classmethod
+    def base_16(cls) -> "BeitConfig":
+        """BEiT-B/16 as fine-tuned: 85,761,984 parameters, the norm of the mean included."""
+        return cls()
+
+    @classmethod
+    def tiny(cls) -> "BeitConfig":
+        """A few thousand parameters and 10 tokens, for tests."""
+        return cls(image_size=12, patch=4, width=16, layers=3, heads=2, mlp_width=32)
+
+
+def beit(config: BeitConfig, precision: Precision = FLOAT32, *, remat: bool = False) -> Encoder:
+    """A BEiT encoder as a pure function of its parameters.
+
+    Args:
+        config: the architecture.
+        precision: dtypes of parameters, products and results.
+        remat: recompute layers in the backward pass (less memory, about a third more time).
+
+    Returns:
+        An `Encoder` of modality "image". Taps are the class token of the residual stream, not normalized; `tokens` is
+        the last state, after the final norm where the class token is read.
+    """
+    distances = relative_distances(config.grid)
+
+    def score_bias(relative: Any) -> jax.Array:
+        scores = jnp.take(relative["table"].astype(precision.accumulate), distances.reshape(-1), axis=0)
+        return scores.reshape(*distances.shape, config.heads).transpose(2, 0, 1)[None]
+
+    def enter(params: Any, inputs: Mapping[str, jax.Array]) -> Entry:
+        pixels = check_pixels(inputs, config.image_size, config.channels)
+        patches = embed_patches(params["embeddings"]["patch"], pixels, config.patch, precision)
+        first = params["embeddings"]["cls"]["vector"].astype(patches.dtype)
+        first = jnp.broadcast_to(first, (patches.shape[0], 1, config.width))
+        shared = score_bias(params["relative"]) if "relative" in params else None
+
+        def layer(layer_params: Any, state: jax.Array) -> jax.Array:
+            bias = score_bias(layer_params["relative"]) if shared is None else shared
+            return block(config.block, precision, layer_params, state, None, bias)
+
+        return Entry(jnp.concatenate([first, patches], axis=1), layer, first_token, None)
+
+    def top(params: Any, state: jax.Array) -> jax.Array:
+        return layer_norm(params["final_norm"], state, config.eps) if config.read == "cls" else state
+
+    def head(params: Any, tokens: jax.Array) -> jax.Array:
+        if config.read == "cls":
+            return first_token(tokens)
+        return layer_norm(params["final_norm"], jnp.mean(tokens[:, 1:], axis=1), config.eps)
+
+    encoder = tower(
+        modality="image",
+        config=config,
+        spec=_spec(config),
+        precision=precision,
+        enter=enter,
+        head=lambda params, pooled: pooled,
+        top=top,
+        embedding_width=config.width,
+        remat=remat,
+    )
+    return with_token_head(encoder, head)
+
+
+def _spec(config: BeitConfig) -> dict[str, Any]:
+    width = config.width
+    rows = (2 * config.grid - 1) ** 2 + CLASS_DISTANCES
+    relative = {"relative": {"table": ParamSpec((rows, config.heads), (None, None), zeros)}}
+    layer = block_spec(config.block, bias=("query", "value", "output"), branch_scale=0.1)
+    spec = {
+        "embeddings": {
+            "cls": {"vector": ParamSpec((width,), ("embed",), normal(0.02))},
+            "patch": {
+                "kernel": ParamSpec((config.patch * config.patch * config.channels, width), (None, "embed")),
+                "bias": ParamSpec((width,), ("embed",), zeros),
+            },
+        },
+        "layers": stack(layer | relative if config.relative == "layers" else layer, config.layers),
+        "final_norm": layer_norm_spec(width),
+    }
+    return spec | relative if config.relative == "shared" else spec
+
+
+def relative_distances(grid: int) -> np.ndarray:
+    """Which row of a table of relative positions each pair of tokens reads.
+
+    Args:
+        grid: patches per side.
+
+    Returns:
+        int32[L, L] with L = grid² + 1. Patches r rows and c columns apart read row (r + grid - 1) · (2 grid - 1) + c +
+        grid - 1; the last three rows are from the class token, to it, and for itself.
+    """
+    side = 2 * grid - 1
+    rows, columns = np.divmod(np.arange(grid * grid), grid)
+    apart = (rows[:, None] - rows[None] + grid - 1) * side + columns[:, None] - columns[None] + grid - 1
+    found = np.empty((grid * grid + 1,) * 2, np.int32)
+    found[1:, 1:] = apart
+    found[0, :], found[:, 0], found[0, 0] = side * side, side * side + 1, side * side + 2
+    return found
