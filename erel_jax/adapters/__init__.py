@@ -10,6 +10,7 @@ from erel_jax.adapters.merging import merge, unmerge_ia3
 from erel_jax.adapters.method import METHODS, Method, named_method
 from erel_jax.adapters.parallel import parallel
 from erel_jax.adapters.pfeiffer import pfeiffer
+from erel_jax.adapters.several import choose, stack_adapters
 from erel_jax.adapters.side_tower import TowerConfig, side_tower
 from erel_jax.adapters.taps import tap_states
 from erel_jax.adapters.trainable import split
@@ -20,6 +21,7 @@ __all__ = [
     "METHODS",
     "Method",
     "TowerConfig",
+    "choose",
     "collapse_heads",
     "compacter",
     "dora",
@@ -34,6 +36,7 @@ __all__ = [
     "pfeiffer",
     "side_tower",
     "split",
+    "stack_adapters",
     "tap_states",
     "unmerge_ia3",
     "unmerge_lora",

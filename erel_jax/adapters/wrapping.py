@@ -1,12 +1,13 @@
 """Wrapping chosen kernels of a spec, shared by the adapters that live on kernels."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from erel_jax import tree
 from erel_jax.errors import ConfigError
-from erel_jax.layers.kernels import Quantized
+from erel_jax.layers.kernels import Nf4, Quantized
 from erel_jax.module import Initializer, ParamSpec, uniform, zeros
 
 PyTree = Any
@@ -40,7 +41,10 @@ def array_spec(path: str, kernel: Any) -> ParamSpec:
     """
     inner = kernel
     while is_kernel(inner):
-        inner = inner.values if isinstance(inner, Quantized) else inner.base
+        if isinstance(inner, Nf4):
+            inner = _unpacked(inner.codes)
+        else:
+            inner = inner.values if isinstance(inner, Quantized) else inner.base
     if not isinstance(inner, ParamSpec):
         raise ConfigError(
             f"{path}: got {type(inner).__name__}, expected a spec. Adapters rewrite specs; bring parameters into the "
@@ -49,6 +53,14 @@ def array_spec(path: str, kernel: Any) -> ParamSpec:
     if len(inner.shape) - (inner.axes[:1] == ("layers",)) != 2:
         raise ConfigError(f"{path}: got shape {inner.shape}, expected a kernel [D, F] or a stack [layers, D, F].")
     return inner
+
+
+def _unpacked(codes: Any) -> Any:
+    """The spec of a matrix from that of its codes, two rows of which share a byte."""
+    if not isinstance(codes, ParamSpec):
+        return codes
+    *stacked, half, out = codes.shape
+    return dataclasses.replace(codes, shape=(*stacked, 2 * half, out))
 
 
 def beside(weight: ParamSpec, shape: Sequence[int], axes: Sequence[str | None], init: Initializer) -> ParamSpec:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from erel_jax.errors import ConfigError
 from erel_jax.layers import Quantized, unstack
+from erel_jax.layers.kernels import Nf4
 
 PyTree = Any
 
@@ -19,8 +20,8 @@ PyTree = Any
 def serving_params(params: PyTree, layers: int, dtype: Any = jnp.bfloat16) -> PyTree:
     """An encoder's parameters for encoding: kernels of its stack rounded once to `dtype` and taken apart by layer.
 
-    Norms and biases keep their dtype. A stack with int8 kernels stays stacked: XLA widens int8 weights fastest while it
-    takes them out of the stack.
+    Norms and biases keep their dtype. A stack with int8 or 4-bit kernels stays as it is: XLA widens such weights
+    fastest while it takes them out of the stack.
 
     Args:
         params: parameters with a branch `layers` of `layers.stack_spec`.
@@ -36,7 +37,11 @@ def serving_params(params: PyTree, layers: int, dtype: Any = jnp.bfloat16) -> Py
     if "layers" not in params:
         raise ConfigError(f"got parameters with branches {sorted(params)}, expected one called 'layers'.")
     stack = params["layers"]
-    if any(isinstance(leaf, Quantized) for leaf in jax.tree.leaves(stack, is_leaf=lambda x: isinstance(x, Quantized))):
+
+    def quantized(node: Any) -> bool:
+        return isinstance(node, Quantized | Nf4)
+
+    if any(map(quantized, jax.tree.leaves(stack, is_leaf=quantized))):
         return params
 
     def rounded(leaf: jax.Array) -> jax.Array:

@@ -11,6 +11,8 @@ from erel_jax.layers.int8 import Quantized, quantize_rows
 from erel_jax.layers.kernel import fold
 from erel_jax.layers.kronecker import Kronecker
 from erel_jax.layers.low_rank import LowRank, ScaledRandom
+from erel_jax.layers.low_rank_bank import LowRankBank
+from erel_jax.layers.nf4 import Nf4
 from erel_jax.layers.rescale import Rescaled
 from erel_jax.layers.widen import MoreInputs, MoreOutputs
 
@@ -19,8 +21,10 @@ __all__ = [
     "Decomposed",
     "Kronecker",
     "LowRank",
+    "LowRankBank",
     "MoreInputs",
     "MoreOutputs",
+    "Nf4",
     "Quantized",
     "Rescaled",
     "ScaledRandom",
