@@ -1,13 +1,27 @@
 """Configs and inputs of video and audio encoders that cannot work are refused with both sides named."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from erel_jax.encoders import AstConfig, BeitConfig, SiglipTextConfig, VideoMaeConfig, WhisperConfig, whisper
+from erel_jax.encoders import (
+    AstConfig,
+    BeitConfig,
+    DeitConfig,
+    Dinov2Config,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+    VideoMaeConfig,
+    VitConfig,
+    WhisperConfig,
+    whisper,
+)
 from erel_jax.encoders.signals import check_audio, check_image_grid, check_video
 from erel_jax.errors import ConfigError
+from erel_jax.interop.configurations import document_of, towers
 from erel_jax.interop.families import FAMILIES
 from erel_jax.module import init
 
@@ -76,3 +90,33 @@ def test_whisper_starts_from_sines_and_cosines_at_geometric_rates():
     rates = np.array([1.0, 1e-2, 1e-4])
     np.testing.assert_allclose(table[2], [*np.sin(2 * rates), *np.cos(2 * rates)], atol=1e-6)
     assert table.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        AstConfig.tiny(),
+        BeitConfig(relative="shared", read="cls"),
+        DeitConfig.tiny(),
+        Dinov2Config.tiny(),
+        SiglipTextConfig(projection=10, pad_id=0),
+        SiglipVisionConfig.so400m_14_384(),
+        VideoMaeConfig(tubelet=4, biases=False, final_norm="mean"),
+        VideoMaeConfig(final_norm="none"),
+        VitConfig(image_size=160, trained_size=224),
+        WhisperConfig.large_v3(),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_documents_round_trip(config):
+    [(kind, section)] = towers(json.loads(json.dumps(document_of(config))), "config.json").values()
+    names = ["fc_norm.weight"] if getattr(config, "final_norm", "") == "mean" else []
+    assert FAMILIES[kind].read(section, "cls", names) == config
+
+
+def test_a_siglip_model_has_two_towers():
+    document = {"model_type": "siglip", "text_config": {"hidden_size": 24}, "vision_config": None}
+    found = towers(document, "config.json")
+    text = FAMILIES["siglip_text_model"].read(found["text"][1], "cls", [])
+    assert (text.width, text.projection) == (24, 24)
+    assert FAMILIES["siglip_vision_model"].read(found["image"][1], "cls", []) == SiglipVisionConfig()

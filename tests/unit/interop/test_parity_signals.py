@@ -1,12 +1,13 @@
 """Live comparison of vision, video and audio families with the PyTorch originals, in both directions."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from erel_jax.encoders import ENCODERS
+from erel_jax.encoders import ENCODERS, VideoMaeConfig, videomae
 from erel_jax.interop.export import save_encoder
 from erel_jax.interop.huggingface import load_encoder
 
@@ -240,3 +241,21 @@ def test_beit(tmp_path, shared):
     model.save_pretrained(tmp_path)
     inputs = {"pixels": np.random.default_rng(10).normal(size=(2, 16, 16, 3)).astype(np.float32)}
     expect_equal(ours(tmp_path, inputs), theirs(model, inputs), lambda r: r.pooler_output)
+
+
+def test_videomae_with_its_classifiers_norm_opens_in_transformers(tmp_path):
+    encoder = videomae(dataclasses.replace(VideoMaeConfig.tiny(), final_norm="mean"))
+    draw = np.random.default_rng(0)
+    params = jax.tree.map(lambda s: jax.numpy.asarray(draw.normal(size=s.shape) * 0.3, s.dtype), encoder.module.spec)
+    folder = save_encoder(tmp_path / "model", encoder, params)
+    model, info = transformers.VideoMAEForVideoClassification.from_pretrained(
+        folder, output_loading_info=True, attn_implementation="eager"
+    )
+    assert set(info["missing_keys"]) == {"classifier.weight", "classifier.bias"} and not info["unexpected_keys"]
+    inputs = inputs_of(encoder)
+    with torch.no_grad():
+        expect_equal(
+            ours(folder, inputs),
+            theirs(model.eval().videomae, inputs),
+            lambda r: model.fc_norm(r.last_hidden_state.mean(1)).detach(),
+        )

@@ -153,3 +153,19 @@ def test_impossible_depth_is_refused():
 def test_unknown_norm_is_refused():
     with pytest.raises(ConfigError, match="expected 'pre' or 'post'"):
         BlockConfig(width=8, heads=2, mlp_width=16, norm="none")
+
+
+def test_branch_scales_multiply_what_each_sub_layer_adds():
+    config = BlockConfig(width=8, heads=2, mlp_width=12)
+    plain = random_like(block_spec(config, bias=("query", "value", "output")))
+    assert "bias" not in plain["attention"]["key"] and "bias" in plain["attention"]["query"]
+    assert set(block_spec(config, branch_scale=0.5)) - set(plain) == {"attention_scale", "mlp_scale"}
+    x = jax.random.normal(jax.random.key(1), (2, 5, 8))
+    ones = {"scale": jnp.ones(8)}
+    only_first = jnp.zeros(8).at[0].set(1.0)
+    scaled = block(config, FLOAT32, plain | {"attention_scale": ones, "mlp_scale": ones}, x, None)
+    np.testing.assert_array_equal(scaled, block(config, FLOAT32, plain, x, None))
+    first = {"scale": only_first}
+    out = block(config, FLOAT32, plain | {"attention_scale": first, "mlp_scale": first}, x, None)
+    np.testing.assert_array_equal(out[..., 1:], x[..., 1:])
+    assert np.abs(out[..., 0] - x[..., 0]).max() > 0
