@@ -73,7 +73,6 @@ class DecoderConfig:
     qk_norm: ClassVar[bool] = False
     norm_offset: ClassVar[float] = 0.0
     norm_after: ClassVar[bool] = False
-    embedding_factor: ClassVar[float] = 1.0
 
     def __post_init__(self):
         check_pooling(self.pooling, POOLINGS, type(self).__name__.removesuffix("Config"))
@@ -108,6 +107,11 @@ class DecoderConfig:
     def windows(self) -> tuple[bool, ...]:
         """Whether each layer has the window."""
         return (self.window is not None,) * self.layers if self.windowed is None else self.windowed
+
+    @property
+    def embedding_factor(self) -> float:
+        """Factor of the token embeddings."""
+        return 1.0
 
     @property
     def score_scale(self) -> float | None:

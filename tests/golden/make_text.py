@@ -91,6 +91,32 @@ def make_qwen3() -> Any:
     return transformers.Qwen3Model(config)
 
 
+def make_gemma2() -> Any:
+    """Gemma 2 with alternating windows and a cap that bends the scores."""
+    return transformers.Gemma2Model(
+        transformers.Gemma2Config(
+            vocab_size=67, hidden_size=20, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+            head_dim=6, intermediate_size=26, max_position_embeddings=19, sliding_window=3, query_pre_attn_scalar=5,
+            attn_logit_softcapping=2.0,
+        )
+    )  # fmt: skip
+
+
+def make_gemma3() -> Any:
+    """Gemma 3 with windowed layers whose positions turn faster than those of its one full layer."""
+    return transformers.Gemma3TextModel(
+        transformers.Gemma3TextConfig(
+            vocab_size=67, hidden_size=20, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=1,
+            head_dim=6, intermediate_size=26, max_position_embeddings=19, sliding_window=4, query_pre_attn_scalar=9,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention", "sliding_attention"],
+            rope_parameters=dict(
+                full_attention=dict(rope_type="linear", rope_theta=500.0, factor=4.0),
+                sliding_attention=dict(rope_type="default", rope_theta=20.0),
+            ),
+        )
+    )  # fmt: skip
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "roberta": make_roberta,
     "xlm_roberta": make_xlm_roberta,
@@ -99,6 +125,8 @@ MODELS: dict[str, Callable[[], Any]] = {
     "mistral": make_mistral,
     "qwen2": make_qwen2,
     "qwen3": make_qwen3,
+    "gemma2": make_gemma2,
+    "gemma3": make_gemma3,
 }
 
 

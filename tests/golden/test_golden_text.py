@@ -64,6 +64,8 @@ def expect_close(ours, theirs):
         ("mistral", "last"),
         ("qwen2", "mean"),
         ("qwen3", "cls"),
+        ("gemma2", "mean"),
+        ("gemma3", "last"),
     ],
 )
 def test_states_and_poolings(golden, name, pooling):

@@ -13,24 +13,39 @@ WINDOWED, FULL = "sliding_attention", "full_attention"
 _HEADS = (r"lm_head\.weight", r"(score|classifier|qa_outputs)\..*", r"(layers\.\d+\.self_attn\.)?rotary_emb\..*")
 
 
-def decoder_fields(document: Mapping[str, Any], pooling: str, defaults: DecoderConfig) -> dict[str, Any]:
-    """The fields that every decoder reads from the same keys, all but its windows."""
-    heads, width = integer(document, "num_attention_heads", defaults.heads), integer(document, "hidden_size", 4096)
+def required(document: Mapping[str, Any], key: str) -> int:
+    """A positive integer that the configuration of every decoder has.
+
+    Raises:
+        ConfigError: the key is missing, or its value is another.
+    """
+    if key not in document:
+        raise ConfigError(f"config.json lacks {key}, which every decoder's has. Get the file again.")
+    return integer(document, key, 1)
+
+
+def decoder_fields(document: Mapping[str, Any], pooling: str) -> dict[str, Any]:
+    """The fields that every decoder reads from the same keys, all but its windows.
+
+    Raises:
+        ConfigError: a size is missing, or a value is not implemented.
+    """
+    heads, width = required(document, "num_attention_heads"), required(document, "hidden_size")
     kv_heads = document.get("num_key_value_heads")
     head_width = document.get("head_dim")
     causal = document.get("is_causal", True)
     if not isinstance(causal, bool):
         raise ConfigError(f"config.json has is_causal = {causal!r}, expected true or false.")
     return {
-        "vocabulary": integer(document, "vocab_size", defaults.vocabulary),
+        "vocabulary": required(document, "vocab_size"),
         "width": width,
-        "layers": integer(document, "num_hidden_layers", defaults.layers),
+        "layers": required(document, "num_hidden_layers"),
         "heads": heads,
         "kv_heads": heads if kv_heads is None else integer(document, "num_key_value_heads", heads),
         "head_width": width // heads if head_width is None else integer(document, "head_dim", 128),
-        "mlp_width": integer(document, "intermediate_size", defaults.mlp_width),
-        "max_positions": integer(document, "max_position_embeddings", defaults.max_positions),
-        "activation": document.get("hidden_act", defaults.activation),
+        "mlp_width": required(document, "intermediate_size"),
+        "max_positions": required(document, "max_position_embeddings"),
+        "activation": document.get("hidden_act", "silu"),
         "eps": number(document, "rms_norm_eps", 1e-6),
         "rotary": rotary_of(document),
         "causal": causal,
@@ -48,7 +63,7 @@ def rotary_of(document: Mapping[str, Any]) -> Rotary:
     if not isinstance(found, Mapping) or any(isinstance(value, Mapping) for value in found.values()):
         raise ConfigError(f"config.json has rotary settings {found!r}, expected one flat object.")
     theta = found.get("rope_theta") or document.get("rope_theta") or 10000.0
-    return rotary_from(found, theta, integer(document, "max_position_embeddings", 2048))
+    return rotary_from(found, theta, required(document, "max_position_embeddings"))
 
 
 def rotary_from(found: Mapping[str, Any], theta: Any, positions: int) -> Rotary:

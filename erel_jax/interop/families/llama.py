@@ -14,8 +14,7 @@ def llama_config(document: Mapping[str, Any], pooling: str, names: list[str]) ->
     """`LlamaConfig` from the keys of a Hugging Face LLaMA configuration."""
     expect(document, "attention_bias", False)
     expect(document, "mlp_bias", False)
-    fields = decoder_fields(document, pooling, LlamaConfig())
-    return LlamaConfig(**{**fields, "max_positions": document.get("max_position_embeddings", 2048)})
+    return LlamaConfig(**decoder_fields(document, pooling))
 
 
 def llama_document(config: LlamaConfig) -> dict[str, Any]:

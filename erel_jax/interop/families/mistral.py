@@ -15,7 +15,7 @@ def mistral_config(document: Mapping[str, Any], pooling: str, names: list[str]) 
     expect(document, "layer_types", None)
     unlimited = document.get("sliding_window", 4096) is None
     window = None if unlimited else integer(document, "sliding_window", 4096)
-    return MistralConfig(**decoder_fields(document, pooling, MistralConfig()), window=window)
+    return MistralConfig(**decoder_fields(document, pooling), window=window)
 
 
 def mistral_document(config: MistralConfig) -> dict[str, Any]:

@@ -18,14 +18,14 @@ from erel_jax.interop.families.family import Family
 
 def qwen2_config(document: Mapping[str, Any], pooling: str, names: list[str]) -> Qwen2Config:
     """`Qwen2Config` from the keys of a Hugging Face Qwen 2 configuration."""
-    fields = decoder_fields(document, pooling, Qwen2Config())
+    fields = decoder_fields(document, pooling)
     return Qwen2Config(**fields, **_windows(document, fields["layers"]))
 
 
 def qwen3_config(document: Mapping[str, Any], pooling: str, names: list[str]) -> Qwen3Config:
     """`Qwen3Config` from the keys of a Hugging Face Qwen 3 configuration."""
     expect(document, "attention_bias", False)
-    fields = decoder_fields({"head_dim": 128, **document}, pooling, Qwen3Config())
+    fields = decoder_fields({"head_dim": 128, **document}, pooling)
     return Qwen3Config(**fields, **_windows(document, fields["layers"]))
 
 

@@ -8,6 +8,8 @@ import pytest
 from erel_jax.encoders import (
     ENCODERS,
     DistilBertConfig,
+    Gemma2Config,
+    Gemma3Config,
     LlamaConfig,
     MistralConfig,
     Qwen2Config,
@@ -15,6 +17,7 @@ from erel_jax.encoders import (
     RobertaConfig,
     XlmRobertaConfig,
 )
+from erel_jax.encoders.decoder import DecoderConfig
 from erel_jax.errors import ConfigError
 from erel_jax.interop.configurations import document_of, family_of, towers
 from erel_jax.interop.families import FAMILIES
@@ -32,6 +35,9 @@ PUBLISHED = [
     (MistralConfig.mistral_7b(), 7_241_732_096 - 32_000 * 4096),
     (Qwen2Config(), 7_615_616_512 - 152_064 * 3584),
     (Qwen3Config(), 8_190_735_360 - 151_936 * 4096),
+    # Their heads are the embedding tables again and are published as one.
+    (Gemma2Config(), 2_614_341_888),
+    (Gemma3Config(), 999_885_952),
 ]
 
 
@@ -41,7 +47,7 @@ def test_parameter_counts_are_the_published_ones(config, parameters):
     assert count(ENCODERS[kind].build(config).module.spec) == parameters
 
 
-TEXT_KINDS = ["roberta", "xlm-roberta", "distilbert", "llama", "mistral", "qwen2", "qwen3"]
+TEXT_KINDS = ["roberta", "xlm-roberta", "distilbert", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"]
 
 
 @pytest.mark.parametrize("kind", TEXT_KINDS)
@@ -62,10 +68,10 @@ def test_configs_survive_their_document(kind):
         ("xlm-roberta", {"pad_token_id": 511}, "512 max_position_embeddings"),
         ("roberta", {"hidden_act": "swishy"}, "swishy"),
         ("distilbert", {"n_heads": 7}, "heads 7"),
-        ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic'.*default, linear, llama3"),
+        ("llama", {"rope_parameters": None, "rope_scaling": {"type": "dynamic"}}, "'dynamic'.*default, linear, llama3"),
         ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
-        ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "llama3.*'low': None"),
-        ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 0.5}}, "factor 0.5"),
+        ("llama", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "llama3.*'low': None"),
+        ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 0.5}}, "factor 0.5"),
         ("llama", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "flat"),
         ("llama", {"attention_bias": True}, "attention_bias"),
@@ -73,15 +79,20 @@ def test_configs_survive_their_document(kind):
         ("llama", {"head_dim": 7}, "head_width 7"),
         ("llama", {"hidden_act": "swish_glu"}, "swish_glu"),
         ("llama", {"is_causal": "no"}, "is_causal"),
-        ("mistral", {"layer_types": ["sliding_attention"] * 32}, "layer_types"),
+        ("mistral", {"layer_types": ["sliding_attention"] * 3}, "layer_types"),
         ("mistral", {"sliding_window": 0}, "sliding_window"),
         ("qwen2", {"use_sliding_window": True, "layer_types": ["full_attention"]}, "1 layer_types"),
         ("qwen3", {"attention_bias": True}, "attention_bias"),
+        ("gemma2", {"use_bidirectional_attention": True}, "Gemma 3 alone"),
+        ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar"),
+        ("gemma2", {"attn_logit_softcapping": -1.0}, "attn_logit_softcapping"),
+        ("gemma3_text", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "yarn"),
     ],
 )
 def test_what_is_not_implemented_is_refused(kind, document, message):
+    whole = document_of(ENCODERS[kind].config.tiny()) if isinstance(ENCODERS[kind].config(), DecoderConfig) else {}
     with pytest.raises(ConfigError, match=message):
-        FAMILIES[kind].read(document, "cls", [])
+        FAMILIES[kind].read({**whole, **document}, "cls", [])
 
 
 def test_poolings_are_checked():

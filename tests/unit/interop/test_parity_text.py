@@ -7,6 +7,8 @@ import pytest
 from erel_jax.encoders import (
     ENCODERS,
     DistilBertConfig,
+    Gemma2Config,
+    Gemma3Config,
     LlamaConfig,
     MistralConfig,
     Qwen2Config,
@@ -86,16 +88,20 @@ ORIGINALS = {
     "tied llama": ("Llama", DECODER | dict(tie_word_embeddings=True)),
     "mistral": ("Mistral", DECODER | dict(sliding_window=5)),
     "qwen2": ("Qwen2", DECODER | dict(use_sliding_window=True, sliding_window=7, max_window_layers=1)),
+    "gemma2": ("Gemma2", DECODER | dict(sliding_window=5, query_pre_attn_scalar=20)),
+    "gemma3": ("Gemma3Text", DECODER | dict(sliding_window=9, use_bidirectional_attention=True, layer_types=[
+        "full_attention", "sliding_attention", "sliding_attention",
+    ])),
     "qwen3": ("Qwen3", DECODER | dict(use_sliding_window=True, sliding_window=7, max_window_layers=2)),
 }  # fmt: skip
-HEADS = {"Roberta": "ForMaskedLM", "DistilBert": "ForMaskedLM"}
+TASKS = {"Roberta": "RobertaForMaskedLM", "DistilBert": "DistilBertForMaskedLM", "Gemma3Text": "Gemma3ForCausalLM"}
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_a_task_model_loads_and_its_head_is_ignored(tmp_path, name):
     prefix, settings = ORIGINALS[name]
     config = getattr(transformers, f"{prefix}Config")(vocab_size=101, attn_implementation="eager", **settings)
-    model = shaken(getattr(transformers, prefix + HEADS.get(prefix, "ForCausalLM"))(config))
+    model = shaken(getattr(transformers, TASKS.get(prefix, f"{prefix}ForCausalLM"))(config))
     model.save_pretrained(tmp_path)
     body = getattr(model, model.base_model_prefix)
     expect_equal_states(tmp_path, body, texts(101, [33, 1, 12], config.pad_token_id or 0))
@@ -111,6 +117,8 @@ def test_a_task_model_loads_and_its_head_is_ignored(tmp_path, name):
         (MistralConfig.tiny("mean"), "MistralModel"),
         (Qwen2Config.tiny("cls"), "Qwen2Model"),
         (Qwen3Config.tiny("mean_all"), "Qwen3Model"),
+        (Gemma2Config.tiny("mean"), "Gemma2Model"),
+        (Gemma3Config.tiny("mean"), "Gemma3TextModel"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
