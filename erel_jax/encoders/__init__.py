@@ -10,7 +10,6 @@ from erel_jax.encoders.dinov2 import Dinov2Config, dinov2
 from erel_jax.encoders.distilbert import DistilBertConfig, distilbert
 from erel_jax.encoders.encoded import Encoded, Encoder
 from erel_jax.encoders.gemma import Gemma2Config, Gemma3Config
-from erel_jax.encoders.gemma import Gemma2Config, Gemma3Config
 from erel_jax.encoders.llama import LlamaConfig
 from erel_jax.encoders.mistral import MistralConfig
 from erel_jax.encoders.qwen import Qwen2Config, Qwen3Config
@@ -34,8 +33,6 @@ __all__ = [
     "Encoded",
     "Encoder",
     "EncoderFamily",
-    "Gemma2Config",
-    "Gemma3Config",
     "Gemma2Config",
     "Gemma3Config",
     "LlamaConfig",

@@ -17,7 +17,6 @@ from erel_jax.encoders.dinov2 import Dinov2Config, dinov2
 from erel_jax.encoders.distilbert import DistilBertConfig, distilbert
 from erel_jax.encoders.encoded import Encoder
 from erel_jax.encoders.gemma import Gemma2Config, Gemma3Config
-from erel_jax.encoders.gemma import Gemma2Config, Gemma3Config
 from erel_jax.encoders.llama import LlamaConfig
 from erel_jax.encoders.mistral import MistralConfig
 from erel_jax.encoders.qwen import Qwen2Config, Qwen3Config
@@ -50,8 +49,6 @@ ENCODERS: dict[str, EncoderFamily] = {
     "mistral": EncoderFamily(config=MistralConfig, build=decoder),
     "qwen2": EncoderFamily(config=Qwen2Config, build=decoder),
     "qwen3": EncoderFamily(config=Qwen3Config, build=decoder),
-    "gemma2": EncoderFamily(config=Gemma2Config, build=decoder),
-    "gemma3_text": EncoderFamily(config=Gemma3Config, build=decoder),
     "gemma2": EncoderFamily(config=Gemma2Config, build=decoder),
     "gemma3_text": EncoderFamily(config=Gemma3Config, build=decoder),
     "vit": EncoderFamily(config=VitConfig, build=vit),

@@ -16,7 +16,6 @@ from erel_jax.interop.families.dinov2 import DINOV2
 from erel_jax.interop.families.distilbert import DISTILBERT
 from erel_jax.interop.families.family import Family
 from erel_jax.interop.families.gemma import GEMMA2, GEMMA3
-from erel_jax.interop.families.gemma import GEMMA2, GEMMA3
 from erel_jax.interop.families.llama import LLAMA
 from erel_jax.interop.families.mistral import MISTRAL
 from erel_jax.interop.families.qwen import QWEN2, QWEN3
@@ -35,8 +34,6 @@ FAMILIES: dict[str, Family] = {
     "mistral": MISTRAL,
     "qwen2": QWEN2,
     "qwen3": QWEN3,
-    "gemma2": GEMMA2,
-    "gemma3_text": GEMMA3,
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3,
     "vit": VIT,
