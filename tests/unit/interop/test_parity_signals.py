@@ -100,7 +100,12 @@ EXPORTED = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(EXPORTED))
+QUICK = ("beit", "siglip_vision_model", "whisper")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in sorted(EXPORTED)]
+)
 def test_exported_folders_open_in_transformers(tmp_path, name):
     original, embedding = EXPORTED[name]
     encoder, draw = ENCODERS[name].build(ENCODERS[name].config.tiny()), np.random.default_rng(0)
