@@ -40,7 +40,9 @@ class BenchConfig:
     """Hugging Face id or folder of the image encoder. Default for retrieval: a small one trained on glyphs."""
 
     methods: str | None = None
-    """Comma-separated methods, for example `frozen,lora,iisan_cached`. Default: all that suit the task."""
+    """Comma-separated methods, for example `frozen,lora,iisan_cached`. Default: frozen, linear_probe, full, bitfit,
+    lora, rslora, houlsby, iisan, iisan_cached, and blend for recommendation. By name alone: dora, ia3, vera, pfeiffer,
+    parallel, compacter, layer_norm, lit."""
 
     seeds: int = 1
     """Runs per method, with seeds 0 … N-1; the report shows mean and spread."""

@@ -1,5 +1,7 @@
 """Which methods a run compares."""
 
+import inspect
+import re
 from typing import Any
 
 import pytest
@@ -25,6 +27,14 @@ def test_default_is_fixed_and_registered():
 @pytest.mark.parametrize("task", ["retrieval", "recommendation"])
 def test_every_registered_method_can_be_named(task):
     assert chosen_methods(config(",".join(METHODS), task)) == list(METHODS)
+
+
+def test_help_names_the_methods():
+    text = inspect.getsource(BenchConfig)
+    text = text[text.index("methods: str | None") : text.index("seeds: int")]
+    named = set(re.findall(r"\w+", text))
+    # Side networks beyond the default run are described where their data is.
+    assert {name for name, method in METHODS.items() if method.head != "side"} | set(RECOMMENDATION) <= named
 
 
 def test_order_is_kept_and_repeats_are_dropped():
