@@ -67,7 +67,7 @@ class Gemma2Config(_GemmaConfig):
     @classmethod
     def tiny(cls, pooling: str = "cls") -> "Gemma2Config":
         """A few thousand parameters, for tests; every token sees every other, in some layers up to a distance."""
-        return cls(**tiny_decoder(pooling), window=6, windowed=(True, False, True), query_width=5.0, score_cap=2.0)
+        return cls(**tiny_decoder(pooling), window=6, windowed=(True, False, True), query_width=100.0, score_cap=2.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,4 +101,4 @@ class Gemma3Config(_GemmaConfig):
     @classmethod
     def tiny(cls, pooling: str = "cls") -> "Gemma3Config":
         """A few thousand parameters, for tests; every token sees every other, in some layers up to a distance."""
-        return cls(**tiny_decoder(pooling), window=6, windowed=(True, False, True), query_width=5.0)
+        return cls(**tiny_decoder(pooling), window=6, windowed=(True, False, True), query_width=100.0)

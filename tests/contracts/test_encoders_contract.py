@@ -28,7 +28,19 @@ from erel_jax.layers import BFLOAT16, Precision, unrolled
 from erel_jax.module import abstract, count, init
 from erel_jax.sharding import RULES, batch_sharding, compile_step, make_mesh, shardings
 
-NAMES = sorted(ENCODERS)
+# Text encoders that differ from BERT, LLaMA or Gemma 3 in settings alone: their golden files are in the default run,
+# their contracts are slow tests.
+RELATIVES = frozenset({"distilbert", "gemma2", "mistral", "qwen2", "qwen3", "roberta", "xlm-roberta"})
+TEXTS = [n for n in sorted(ENCODERS) if ENCODERS[n].build(ENCODERS[n].config.tiny()).modality == "text"]
+
+
+def marked(names):
+    return [pytest.param(name, marks=pytest.mark.slow) if name in RELATIVES else name for name in names]
+
+
+NAMES = marked(sorted(ENCODERS))
+# Products of other shapes round differently, and norms of small states enlarge that.
+ROUNDING = 5e-6
 # Encoders of the same block as ViT, where its sharding is tested with gradients: here outputs, one of them by default.
 DERIVED = frozenset(
     {
@@ -144,7 +156,7 @@ def test_spec_tree_is_params_tree_and_jit_is_eager(built, everything, name):
     }
     inputs, jitted = everything(name)
     eager = encoder.module.apply(params, inputs)
-    np.testing.assert_allclose(jitted.embedding, eager.embedding, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(jitted.embedding, eager.embedding, rtol=ROUNDING, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -181,8 +193,8 @@ def test_a_row_does_not_depend_on_its_batch(built, everything, name):
     alone = jax.jit(partial(encoder.module.apply, **EVERYTHING))
     for i in range(4):
         found = alone(params, row(inputs, i))
-        np.testing.assert_allclose(found.embedding, together.embedding[i : i + 1], rtol=1e-6, atol=1e-6)
-        np.testing.assert_allclose(found.taps, together.taps[i : i + 1], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(found.embedding, together.embedding[i : i + 1], rtol=ROUNDING, atol=ROUNDING)
+        np.testing.assert_allclose(found.taps, together.taps[i : i + 1], rtol=ROUNDING, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("name", ["bert", "vit"])
@@ -195,7 +207,7 @@ def test_vmap_is_a_loop(built, everything, name):
     np.testing.assert_allclose(mapped.taps[:, 0], together.taps, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if ENCODERS[n].build(ENCODERS[n].config.tiny()).modality == "text"])
+@pytest.mark.parametrize("name", marked(TEXTS))
 def test_padding_changes_nothing(built, everything, name):
     encoder, params = built(name)
     inputs, short = everything(name)
@@ -206,8 +218,8 @@ def test_padding_changes_nothing(built, everything, name):
             "mask": np.pad(inputs["mask"], ((0, 0), (0, 8))),
         }
         found = encode(params, longer)
-        np.testing.assert_allclose(found.embedding, short.embedding, rtol=1e-6, atol=1e-6)
-        np.testing.assert_allclose(found.taps, short.taps, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(found.embedding, short.embedding, rtol=ROUNDING, atol=ROUNDING)
+        np.testing.assert_allclose(found.taps, short.taps, rtol=ROUNDING, atol=ROUNDING)
     empty = {"ids": longer["ids"], "mask": np.zeros_like(longer["mask"])}
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(encode(params, empty)))
 
@@ -275,8 +287,12 @@ def test_recomputed_layers_give_the_same_gradients(built, reference):
 @pytest.mark.parametrize(
     ("name", "rules"),
     [
-        pytest.param(name, rules, marks=[pytest.mark.slow] if name in DERIVED and (name, rules) != SPLIT else [])
-        for name in NAMES
+        pytest.param(
+            name,
+            rules,
+            marks=[pytest.mark.slow] if name in RELATIVES or (name in DERIVED and (name, rules) != SPLIT) else [],
+        )
+        for name in sorted(ENCODERS)
         for rules in ("replicated", "fsdp", "tensor")
     ],
 )
