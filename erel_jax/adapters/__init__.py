@@ -9,6 +9,7 @@ from erel_jax.adapters.lora import lora, merge_lora, unmerge_lora
 from erel_jax.adapters.merging import merge, unmerge_ia3
 from erel_jax.adapters.method import METHODS, Method, named_method
 from erel_jax.adapters.parallel import parallel
+from erel_jax.adapters.partial import cut_layers, join_layers, partial_layers
 from erel_jax.adapters.pfeiffer import pfeiffer
 from erel_jax.adapters.several import choose, stack_adapters
 from erel_jax.adapters.side_tower import TowerConfig, side_tower
@@ -24,15 +25,18 @@ __all__ = [
     "choose",
     "collapse_heads",
     "compacter",
+    "cut_layers",
     "dora",
     "houlsby",
     "ia3",
     "iisan",
+    "join_layers",
     "lora",
     "merge",
     "merge_lora",
     "named_method",
     "parallel",
+    "partial_layers",
     "pfeiffer",
     "side_tower",
     "split",

@@ -63,6 +63,9 @@ LAYER_NORM: tuple[str, ...] = (r"(?:.*/)?(?:\w+_)?norm/(?:scale|bias)",)
 LIT: tuple[str, ...] = (r"(?<=/text/)(?!pooler/).*",)
 """Every weight of the tower called text; the other towers are locked (arXiv 2111.07991)."""
 
+TOP_LAYERS: tuple[str, ...] = (r"top_layers/.*",)
+"""The layers above the cut of `adapters.partial_layers`."""
+
 
 def split(params: PyTree, include: Sequence[str], exclude: Sequence[str] = ()) -> tuple[PyTree, PyTree]:
     """Splits parameters in (trainable, frozen), with None in the holes; `tree.merge` joins them again.
