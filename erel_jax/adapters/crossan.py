@@ -23,8 +23,8 @@ import jax.numpy as jnp
 
 from erel_jax.adapters.dimension_transform import check_transform, transform_spec, transformed
 from erel_jax.adapters.modality_experts import modality_experts, modality_experts_spec
-from erel_jax.adapters.side_heads import Presence, affine_spec, blank, fuse, presence_columns
-from erel_jax.adapters.side_tower import TowerConfig, check_taps_shape
+from erel_jax.adapters.side_heads import Presence, affine_spec, fuse, known_states
+from erel_jax.adapters.side_tower import TowerConfig
 from erel_jax.errors import ConfigError, suggest
 from erel_jax.layers import FLOAT32, Precision, dense
 from erel_jax.layers.activation import activation as activation_named
@@ -75,28 +75,13 @@ def crossan(
     check_transform(transform, transform_rank)
     cross = cross and len(names) > 1
     groups = groups_of(taps)
-    spec: dict[str, Any] = {
-        "towers": {group: _group_spec(taps, members, names, cross, config) for group, members in groups.items()}
-    }
-    if cross:
-        maps = {group: _maps_spec(taps, group, groups, transform, transform_rank) for group in groups}
-        spec |= {"transform": {group: part for group, part in maps.items() if part}} if any(maps.values()) else {}
-    spec["heads"] = {name: affine_spec(taps[name][1], embedding, xavier=name == "image") for name in names}
-    if fusion == "experts":
-        spec["mixture"] = modality_experts_spec(names, embedding)
-    elif len(names) > 1:
-        spec["fusion"] = affine_spec(len(names) * embedding, embedding)
+    spec = _spec(taps, groups, cross, fusion, config, embedding, (transform, transform_rank))
 
     def apply(
         params: PyTree, states: Mapping[str, jax.Array], presence: Presence | None = None, *, key: Any = None,
         train: bool = False,
     ) -> jax.Array:  # fmt: skip
-        for name in names:
-            if name not in states:
-                raise ConfigError(f"no states of modality {name!r} were given, found {sorted(states)}.")
-            check_taps_shape(name, states[name], *taps[name])
-        there = presence_columns(presence, names)
-        read = {name: states[name] if there is None else blank(states[name], there[name]) for name in names}
+        read, there = known_states(taps, states, presence)
         last: dict[str, jax.Array] = {}
         for group, members in groups.items():
             tower = _climb_together(params, group, members, read, there, cross, config, precision)
@@ -110,6 +95,30 @@ def crossan(
         return fuse(params, vectors, there, precision)
 
     return Module(spec, apply)
+
+
+def _spec(
+    taps: Shapes,
+    groups: Mapping[str, tuple[str, ...]],
+    cross: bool,
+    fusion: str,
+    config: TowerConfig,
+    embedding: int,
+    transform: tuple[str, int],
+) -> dict[str, Any]:
+    names = tuple(taps)
+    spec: dict[str, Any] = {
+        "towers": {group: _group_spec(taps, members, names, cross, config) for group, members in groups.items()}
+    }
+    if cross:
+        maps = {group: _maps_spec(taps, group, groups, *transform) for group in groups}
+        spec |= {"transform": {group: part for group, part in maps.items() if part}} if any(maps.values()) else {}
+    spec["heads"] = {name: affine_spec(taps[name][1], embedding, xavier=name == "image") for name in names}
+    if fusion == "experts":
+        spec["mixture"] = modality_experts_spec(names, embedding)
+    elif len(names) > 1:
+        spec["fusion"] = affine_spec(len(names) * embedding, embedding)
+    return spec
 
 
 def groups_of(taps: Shapes) -> dict[str, tuple[str, ...]]:

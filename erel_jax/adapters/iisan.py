@@ -16,10 +16,9 @@ from typing import Any
 
 import jax
 
-from erel_jax.adapters.side_heads import Presence, affine_spec, blank, composed, fuse, head_of, presence_columns
+from erel_jax.adapters.side_heads import Presence, affine_spec, composed, fuse, head_of, known_states
 from erel_jax.adapters.side_tower import (
     TowerConfig,
-    check_taps_shape,
     inter_states,
     intra_states,
     tower_spec,
@@ -92,12 +91,7 @@ def iisan(
         params: PyTree, states: Mapping[str, jax.Array], presence: Presence | None = None, *, key: Any = None,
         train: bool = False,
     ) -> jax.Array:  # fmt: skip
-        for name in names:
-            if name not in states:
-                raise ConfigError(f"no states of modality {name!r} were given, found {sorted(states)}.")
-            check_taps_shape(name, states[name], *taps[name])
-        there = presence_columns(presence, names)
-        read = {name: states[name] if there is None else blank(states[name], there[name]) for name in names}
+        read, there = known_states(taps, states, presence)
         vectors = _tower_vectors(params, read, there, joined, config, precision)
         return fuse(params, vectors, there, precision)
 

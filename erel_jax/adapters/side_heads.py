@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from erel_jax.adapters.side_tower import check_taps_shape
 from erel_jax.errors import ConfigError
 from erel_jax.layers import Precision, dense, matmul
 from erel_jax.module import ParamSpec, normal, uniform, zeros
@@ -102,6 +103,27 @@ def presence_columns(presence: Presence | None, names: tuple[str, ...]) -> dict[
     if presence.ndim != 2 or presence.shape[1] != len(names):
         raise ConfigError(f"got presence of shape {presence.shape}, expected [N, {len(names)}] for {names}.")
     return {name: presence[:, m : m + 1].astype(bool) for m, name in enumerate(names)}
+
+
+def known_states(
+    taps: Mapping[str, tuple[int, int]], states: Mapping[str, jax.Array], presence: Presence | None
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array] | None]:
+    """What towers may read: checked states with zeros for what is absent, and bool[N, 1] per modality or None.
+
+    Args:
+        taps: (K, D) per modality.
+        states: float[N, K, D] per modality.
+        presence: see `presence_columns`.
+
+    Raises:
+        ConfigError: a modality is missing or has another shape, or the presence does not fit.
+    """
+    for name, shape in taps.items():
+        if name not in states:
+            raise ConfigError(f"no states of modality {name!r} were given, found {sorted(states)}.")
+        check_taps_shape(name, states[name], *shape)
+    there = presence_columns(presence, tuple(taps))
+    return {name: states[name] if there is None else blank(states[name], there[name]) for name in taps}, there
 
 
 def blank(taps: jax.Array, there: jax.Array) -> jax.Array:

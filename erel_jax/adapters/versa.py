@@ -18,12 +18,11 @@ import jax
 import jax.numpy as jnp
 
 from erel_jax.adapters.dimension_transform import check_transform, transform_spec, transformed
-from erel_jax.adapters.side_heads import Presence, affine_spec, blank, fuse, head_of, presence_columns
+from erel_jax.adapters.side_heads import Presence, affine_spec, fuse, head_of, known_states
 from erel_jax.adapters.side_tower import (
     Affine,
     Mixture,
     TowerConfig,
-    check_taps_shape,
     climb,
     intra_states,
     joined,
@@ -75,28 +74,18 @@ def versa(
     if not names:
         raise ConfigError("got no modality, expected at least one.")
     check_transform(transform, transform_rank)
-    ranks = dict.fromkeys(names, bottleneck) if isinstance(bottleneck, int) else dict(bottleneck)
-    if set(ranks) != set(names):
-        raise ConfigError(f"got bottlenecks of {sorted(ranks)}, expected one for each of {sorted(names)}.")
-    basis = config or TowerConfig()
-    configs = {name: dataclasses.replace(basis, bottleneck=ranks[name]) for name in names}
+    configs = _configs(names, bottleneck, config or TowerConfig())
     together = tuple(sorted(names, key=lambda name: name != "image")) if inter and len(names) > 1 else ()
-    spec: dict[str, Any] = {"intra": {name: tower_spec(*taps[name], configs[name]) for name in names}}
     narrow = narrowest(taps)
-    if together:
-        spec |= _joint_spec(taps, together, configs[narrow], transform, transform_rank)
+    spec: dict[str, Any] = {"intra": {name: tower_spec(*taps[name], configs[name]) for name in names}}
+    spec |= _joint_spec(taps, together, configs[narrow], transform, transform_rank) if together else {}
     spec |= _heads_spec(taps, taps[narrow][1] if together else None, embedding)
 
     def apply(
         params: PyTree, states: Mapping[str, jax.Array], presence: Presence | None = None, *, key: Any = None,
         train: bool = False,
     ) -> jax.Array:  # fmt: skip
-        for name in names:
-            if name not in states:
-                raise ConfigError(f"no states of modality {name!r} were given, found {sorted(states)}.")
-            check_taps_shape(name, states[name], *taps[name])
-        there = presence_columns(presence, names)
-        read = {name: states[name] if there is None else blank(states[name], there[name]) for name in names}
+        read, there = known_states(taps, states, presence)
         vectors = {}
         for name in names:
             finish = head_of(params["heads"][name], read[name].shape[0], precision)
@@ -108,6 +97,13 @@ def versa(
         return fuse(params, vectors, there, precision)
 
     return Module(spec, apply)
+
+
+def _configs(names: tuple[str, ...], bottleneck: int | Mapping[str, int], basis: TowerConfig) -> dict[str, TowerConfig]:
+    ranks = dict.fromkeys(names, bottleneck) if isinstance(bottleneck, int) else dict(bottleneck)
+    if set(ranks) != set(names):
+        raise ConfigError(f"got bottlenecks of {sorted(ranks)}, expected one for each of {sorted(names)}.")
+    return {name: dataclasses.replace(basis, bottleneck=ranks[name]) for name in names}
 
 
 def narrowest(taps: Shapes) -> str:

@@ -24,7 +24,7 @@ from erel_jax.benchmark.recommendation import fit_method, gallery, learned_recor
 from erel_jax.benchmark.recommendation_floors import history_scores, make_floors
 from erel_jax.benchmark.recommendation_problem import Problem
 from erel_jax.data.sequence_splits import EvaluationSplit
-from erel_jax.errors import DataError
+from erel_jax.errors import ConfigError, DataError
 from erel_jax.metrics.ranking import Ranks, rank_by_scores, ranking_metrics
 from erel_jax.training import adam
 
@@ -77,6 +77,8 @@ class Parts:
 
 def run_blend(problem: Problem, seed: int, command: str, messenger: Messenger):
     """Trains, learns the weights, evaluates; returns the record and gallery as `recommendation.run_method` does."""
+    if problem.sequences.test.candidates is not None:
+        raise ConfigError("blend learns its weights on warm items; leave it out with --split cold.")
     model, trained, extract_seconds = fit_method(problem, BASE, seed, messenger)
     record, vectors = learned_record(problem, model, trained, "blend", seed, command, messenger, extract_seconds)
     parts = Parts(problem, model, trained.params, vectors, make_floors(problem, messenger))

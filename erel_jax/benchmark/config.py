@@ -25,7 +25,8 @@ class BenchConfig:
 
     data: str | None = None
     """retrieval: glyphs, openmoji, fashion, or a folder or CSV/TSV/JSONL file with image paths and texts.
-    recommendation: a TSV of `user<TAB>item item …`, oldest first, or an .npz of sequences. Default: glyphs."""
+    recommendation: a TSV of `user<TAB>item item …`, oldest first, an .npz of sequences, or a folder with users.tsv,
+    items.tsv, texts/<modality>.tsv and images, or MovieLens-1M. Default: glyphs."""
 
     items: Path | None = None
     """TSV of `item<TAB>title`, for recommendation."""
@@ -38,6 +39,14 @@ class BenchConfig:
 
     image_encoder: str | None = None
     """Hugging Face id or folder of the image encoder. Default for retrieval: a small one trained on glyphs."""
+
+    modalities: str | None = None
+    """Comma-separated, for recommendation: text, image, and the further texts of a data folder. Default: all of them
+    that an encoder is given for."""
+
+    split: Literal["warm", "cold"] = "warm"
+    """Recommendation: warm ranks each user's last item among all; cold hides a tenth of the items with a picture from
+    training and ranks each user's last hidden one among the hidden."""
 
     methods: str | None = None
     """Comma-separated methods, for example `frozen,lora,iisan_cached`. Default: frozen, linear_probe, full, bitfit,

@@ -117,13 +117,25 @@ class NextItem:
         return jnp.concatenate(parts)
 
     def ranks(self, params: Any, vectors: jax.Array, split: EvaluationSplit) -> Ranks:
-        """Ranks of the split's targets over the whole catalog."""
+        """Ranks of the split's targets over the whole catalog, or among the split's candidates."""
         states = self.user_states(params, vectors, split.histories)
-        return rank_by_embeddings(states, vectors[1:], split.targets, split.seen)
+        if split.candidates is None:
+            return rank_by_embeddings(states, vectors[1:], split.targets, split.seen)
+        targets, seen = among(split)
+        return rank_by_embeddings(states, vectors[split.candidates], targets, seen)
 
     def metrics(self, params: Any, vectors: jax.Array, split: EvaluationSplit) -> dict[str, float]:
         """HR@k, NDCG@k and MRR of a split."""
         return ranking_metrics(self.ranks(params, vectors, split), KS)
+
+
+def among(split: EvaluationSplit) -> tuple[np.ndarray, np.ndarray]:
+    """Targets and seen items as places 1..C among a split's candidates; seen items that are no candidates are 0."""
+    assert split.candidates is not None
+    places = np.searchsorted(split.candidates, split.seen)
+    known = split.candidates[np.minimum(places, len(split.candidates) - 1)] == split.seen
+    targets = np.searchsorted(split.candidates, split.targets) + 1
+    return targets.astype(np.int32), np.where(known, places + 1, 0).astype(np.int32)
 
 
 def next_item(problem: Problem, adapted: Adapted, config: SasrecConfig, precision: Precision) -> NextItem:

@@ -1,5 +1,6 @@
 """The floors of the recommendation task as records: what a learned method must beat to be worth its cost."""
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 from erel_jax.adapters.adapted import read_tower
 from erel_jax.benchmark.floors import EmbeddingNeighbors, Floor, Markov, Popularity, TfidfNeighbors, rank_floors
 from erel_jax.benchmark.messages import Messenger
-from erel_jax.benchmark.next_item import ITEMS_LIVE, KS
+from erel_jax.benchmark.next_item import ITEMS_LIVE, KS, among
 from erel_jax.benchmark.recommendation_problem import Problem
 from erel_jax.benchmark.record import Record
 from erel_jax.benchmark.states import stored_states, tower_identity
@@ -35,6 +36,9 @@ def make_floors(problem: Problem, messenger: Messenger) -> dict[str, Floor]:
             floors["tfidf_neighbors"] = TfidfNeighbors(titles=problem.titles[1:])
         except DataError as error:
             messenger.note(f"without the floor tfidf_neighbors: {error}")
+    for name, texts in problem.texts.items():
+        if name != "text" and any(texts):
+            floors[f"tfidf_{name}_neighbors"] = TfidfNeighbors(titles=texts[1:])
     for position, name in enumerate(problem.towers):
         embeddings = np.asarray(pooled(problem, name, messenger)[1:], np.float32)
         embeddings = np.where(problem.presence[1:, position, None], embeddings, 0.0)
@@ -58,6 +62,17 @@ def pooled(problem: Problem, name: str, messenger: Messenger) -> np.ndarray:
     return store.widened(slice(None))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Restricted:
+    """A floor that scores some columns of the catalog alone."""
+
+    floor: Floor
+    columns: np.ndarray
+
+    def scores(self, histories: np.ndarray) -> np.ndarray:
+        return self.floor.scores(histories)[:, self.columns]
+
+
 def combination(floors: Mapping[str, Floor]) -> dict[str, float]:
     """Weights of the combined floor: neighbors count 1, transitions one half, scores max-normalized."""
     weights = {name: 1.0 for name in floors if name.endswith("neighbors")}
@@ -73,7 +88,11 @@ def floor_records(problem: Problem, command: str, messenger: Messenger) -> list[
     test = problem.sequences.test
     messenger.progress("ranking floors", 0, 1)
     begun = time.perf_counter()
-    ranks = rank_floors(floors, test.histories, test.targets, test.seen, combinations=combinations)
+    targets, seen, ranked = test.targets, test.seen, floors
+    if test.candidates is not None:
+        targets, seen = among(test)
+        ranked = {name: _Restricted(floor, test.candidates - 1) for name, floor in floors.items()}
+    ranks = rank_floors(ranked, test.histories, targets, seen, combinations=combinations)
     seconds = time.perf_counter() - begun
     messenger.progress("ranking floors", 1, 1)
     measured = peak.read()

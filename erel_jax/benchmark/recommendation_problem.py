@@ -10,15 +10,17 @@ import numpy as np
 from erel_jax.artifacts import cache_folder
 from erel_jax.benchmark.config import BenchConfig
 from erel_jax.benchmark.messages import Messenger
+from erel_jax.data.cold_items import hide_items, split_cold_items
+from erel_jax.data.image_sources import Pictures
 from erel_jax.data.item_pictures import load_item_pictures
-from erel_jax.data.items import Items, align_texts, read_items
+from erel_jax.data.item_sources import ItemSources, read_item_sources
+from erel_jax.data.items import AlignedTexts, Items, align_pictures, align_texts
 from erel_jax.data.sequence_splits import SequenceData, split_sequences
-from erel_jax.data.sequences import read_sequence_arrays, read_sequences
-from erel_jax.errors import ConfigError
+from erel_jax.errors import ConfigError, suggest
 from erel_jax.interop.huggingface import Loaded, load_encoder
 from erel_jax.layers import precision as precisions
 
-TOKENS = 30
+TOKENS, TOKENS_FURTHER = 30, 64  # of titles, and of further texts such as plots
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,8 +32,9 @@ class Problem:
         cache: cache folder.
         sequences: split user sequences.
         titles: N + 1 texts, "" for padding and for items without one.
+        texts: the same by text modality, for those with a tower.
         towers: loaded encoders by modality, those the options name.
-        tokens: `ids` int32[N + 1, L] and `mask` bool[N + 1, L]; None without a text tower.
+        tokens: by text modality `ids` int32[N + 1, L] and `mask` bool[N + 1, L].
         pictures: uint8[N + 1, H, W, 3], mapped from disk; None without an image tower.
         presence: bool[N + 1, M], which modality each item has, in the order of `towers`.
         dropped: counts of what was left out or is missing.
@@ -43,11 +46,12 @@ class Problem:
     sequences: SequenceData
     titles: tuple[str, ...]
     towers: dict[str, Loaded]
-    tokens: dict[str, np.ndarray] | None
+    tokens: dict[str, dict[str, np.ndarray]]
     pictures: np.ndarray | None
     presence: np.ndarray
     dropped: dict[str, int]
     fingerprint: str
+    texts: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def encoders(self) -> dict[str, Any]:
@@ -61,9 +65,8 @@ class Problem:
 
     def inputs(self, modality: str, rows: np.ndarray) -> dict[str, np.ndarray]:
         """What the tower of a modality is fed with for item numbers `rows`."""
-        if modality == "text":
-            assert self.tokens is not None
-            return {name: values[rows] for name, values in self.tokens.items()}
+        if modality in self.tokens:
+            return {name: values[rows] for name, values in self.tokens[modality].items()}
         assert self.pictures is not None
         pixels = np.ascontiguousarray(self.pictures[rows])
         processor = self.towers["image"].image_processor
@@ -80,26 +83,30 @@ def load_problem(config: BenchConfig, messenger: Messenger) -> Problem:
     """
     cache = config.cache if config.cache is not None else cache_folder()
     assert config.data is not None
-    sequences = read_sequence_arrays(config.data) if config.data.endswith(".npz") else read_sequences(config.data)
-    items = read_items(config.items) if config.items is not None else None
-    split = split_sequences(sequences, item_order=items.ids if items is not None else None)
-    titles = align_texts(items if items is not None else Items(ids=(), texts=(), source="none"), split.item_ids)
-    towers = _load_towers(config)
+    sources = read_item_sources(config.data, config.items, config.images)
+    split = _split(config, sources)
+    nothing = Items(ids=(), texts=(), source="none")
+    titles = align_texts(sources.texts.get("text", nothing), split.item_ids)
+    towers = _load_towers(config, sources)
     dropped = {"users_too_short": split.dropped_users, "items_not_in_items_file": split.unknown_items}
-    presence, tokens, pictures = [], None, None
     digest = hashlib.sha256(split.windows.tobytes())
     digest.update(split.test.targets.tobytes() + split.valid.targets.tobytes())
     digest.update("\x1f".join((*split.item_ids, *titles.texts)).encode("utf-8", "replace"))
-    if "text" in towers:
-        tokenizer = towers["text"].tokenizer
-        if tokenizer is None:
-            raise ConfigError(f"--text-encoder {config.text_encoder} has no tokenizer; add its tokenizer.json.")
-        tokens = tokenizer.encode(list(titles.texts), max_length=min(TOKENS, tokenizer.max_length))
-        dropped |= {"items_without_text": titles.missing, "texts_cut": tokenizer.truncated}
-        presence.append(titles.present)
+    tokens, texts, presence = {}, {}, {}
+    for name, tower in towers.items():
+        if name == "image":
+            continue
+        aligned = titles if name == "text" else align_texts(sources.texts[name], split.item_ids)
+        tokens[name], cut = _tokenized(config, name, tower, aligned)
+        texts[name], presence[name] = aligned.texts, aligned.present
+        prefix = "" if name == "text" else f"{name}_"
+        dropped |= {f"items_without_{name}": aligned.missing, f"{prefix}texts_cut": cut}
+        if name != "text":
+            digest.update("\x1f".join((name, *aligned.texts)).encode("utf-8", "replace"))
+    pictures = None
     if "image" in towers:
         loaded = load_item_pictures(
-            config.images,
+            sources.images,
             split.item_ids,
             size=towers["image"].encoder.config.image_size,
             cache_dir=cache,
@@ -108,32 +115,63 @@ def load_problem(config: BenchConfig, messenger: Messenger) -> Problem:
         )
         pictures = loaded.pictures
         dropped |= {"items_without_image": loaded.missing, "bad_images": loaded.bad}
-        presence.append(loaded.present)
+        presence["image"] = loaded.present
         digest.update(loaded.fingerprint.encode())
     return Problem(
         config=config,
         cache=cache,
         sequences=split,
         titles=titles.texts,
+        texts=texts,
         towers=towers,
         tokens=tokens,
         pictures=pictures,
-        presence=np.stack(presence, axis=1),
+        presence=np.stack([presence[name] for name in towers], axis=1),
         dropped=dropped,
         fingerprint=digest.hexdigest(),
     )
 
 
-def _load_towers(config: BenchConfig) -> dict[str, Loaded]:
+def _split(config: BenchConfig, sources: ItemSources) -> SequenceData:
+    order = sources.texts["text"].ids if "text" in sources.texts else None
+    if config.split == "warm":
+        return split_sequences(sources.sequences, item_order=order)
+    used = set(sources.sequences.vocabulary)
+    candidates = [item for item in order or sources.sequences.vocabulary if item in used]
+    if sources.images is not None:
+        with Pictures(sources.images) as pictures:
+            present = align_pictures(pictures.names(), candidates).present[1:]
+        candidates = [item for item, there in zip(candidates, present, strict=True) if there]
+    return split_cold_items(sources.sequences, hide_items(candidates), item_order=order)
+
+
+def _tokenized(
+    config: BenchConfig, name: str, tower: Loaded, aligned: AlignedTexts
+) -> tuple[dict[str, np.ndarray], int]:
+    """Tokens of a text modality, and how many texts were cut."""
+    tokenizer = tower.tokenizer
+    if tokenizer is None:
+        raise ConfigError(f"--text-encoder {config.text_encoder} has no tokenizer; add its tokenizer.json.")
+    limit = TOKENS if name == "text" else TOKENS_FURTHER
+    tokens = tokenizer.encode(list(aligned.texts), max_length=min(limit, tokenizer.max_length))
+    return tokens, tokenizer.truncated
+
+
+def _load_towers(config: BenchConfig, sources: ItemSources) -> dict[str, Loaded]:
     precision = precisions.named(config.precision)
-    towers = {}
-    if config.text_encoder is not None:
-        if config.items is None:
-            raise ConfigError("--text-encoder needs --items, a TSV of `item<TAB>title`.")
-        towers["text"] = load_encoder(config.text_encoder, modality="text", precision=precision)
-    if config.image_encoder is not None:
-        if config.images is None:
-            raise ConfigError("--image-encoder needs --images, a folder or zip of `<item>.jpg` or `<item>.png`.")
+    towers, texts, images = {}, list(sources.texts), sources.images is not None
+    if config.text_encoder is not None and "text" not in texts:
+        raise ConfigError("--text-encoder needs --items, a TSV of `item<TAB>title`.")
+    if config.image_encoder is not None and not images:
+        raise ConfigError("--image-encoder needs --images, a folder or zip of `<item>.jpg` or `<item>.png`.")
+    found = [*(texts if config.text_encoder is not None else []), *(["image"] if config.image_encoder else [])]
+    chosen = _chosen(config, found)
+    if any(name != "image" for name in chosen):
+        assert config.text_encoder is not None
+        loaded = load_encoder(config.text_encoder, modality="text", precision=precision)
+        towers = {name: loaded for name in chosen if name != "image"}
+    if "image" in chosen:
+        assert config.image_encoder is not None
         towers["image"] = load_encoder(config.image_encoder, modality="image", precision=precision)
         if towers["image"].image_processor is None:
             raise ConfigError(f"--image-encoder {config.image_encoder} has no preprocessor_config.json; add it.")
@@ -143,3 +181,16 @@ def _load_towers(config: BenchConfig) -> dict[str, Loaded]:
             "--images, or both."
         )
     return towers
+
+
+def _chosen(config: BenchConfig, found: list[str]) -> list[str]:
+    """The modalities that the options ask for, in the order found."""
+    if config.modalities is None:
+        return found
+    names = [name.strip() for name in config.modalities.split(",") if name.strip()]
+    for name in names:
+        if name not in found:
+            raise ConfigError(
+                f"--modalities got {name!r}, which this data and these encoders do not give. {suggest(name, found)}"
+            )
+    return [name for name in found if name in names]

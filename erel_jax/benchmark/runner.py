@@ -97,10 +97,16 @@ def _check_inputs(config: BenchConfig) -> None:
         if config.data not in ("openmoji", "fashion"):
             find_source(config.data or "glyphs", config.images, config.items)
         return
+    from erel_jax.data.item_sources import check_folder
+
     data = Path(config.data or "")
-    if not data.is_file():
-        what = "is a folder" if data.is_dir() else "does not exist"
-        raise DataError(f"--data got {data}, which {what}. Expected a TSV of `user<TAB>item item …` or an .npz file.")
+    if not data.exists():
+        raise DataError(
+            f"--data got {data}, which does not exist. Expected a TSV of `user<TAB>item item …`, an .npz file or a "
+            "folder."
+        )
+    if data.is_dir():
+        check_folder(data)
     if config.text_encoder is None and config.image_encoder is None:
         raise ConfigError(
             "--task recommendation needs something to adapt: --text-encoder with --items, or --image-encoder with "

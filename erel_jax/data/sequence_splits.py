@@ -27,11 +27,13 @@ class EvaluationSplit:
         targets: int32[U], the held-out item of each user.
         seen: int32[U, H], items whose score is set to minus infinity, 0 where there is none. A target that occurs
             here can never be a hit; this is the published protocol.
+        candidates: int32[C], the items that are ranked, increasing; None for all.
     """
 
     histories: np.ndarray
     targets: np.ndarray
     seen: np.ndarray
+    candidates: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,7 +159,7 @@ def split_sequences(
     slots = sequences.offsets[kept + 1][:, None] + np.arange(-(max_length + 3), 0)
     real = slots >= sequences.offsets[kept][:, None]
     codes = np.where(real, sequences.codes[np.maximum(slots, 0)], 0)
-    number_of, item_ids, unknown = _number_items(sequences, np.unique(codes[real]), item_order)
+    number_of, item_ids, unknown = number_items(sequences, np.unique(codes[real]), item_order)
     tail = np.where(real, number_of[codes], 0).astype(np.int32)
     windows = np.ascontiguousarray(tail[:, :-2])
     counts = np.bincount(windows.ravel(), minlength=len(item_ids) + 1)
@@ -175,10 +177,10 @@ def split_sequences(
     )
 
 
-def _number_items(
+def number_items(
     sequences: Sequences, used: np.ndarray, item_order: Sequence[str] | None
 ) -> tuple[np.ndarray, tuple[str, ...], int]:
-    """Number the used codes 1..N: a lookup int64[vocabulary], the item ids in that order, and how many are unknown."""
+    """Numbers the used codes 1..N: a lookup int64[vocabulary], the item ids in that order, and how many are unknown."""
     vocabulary = sequences.vocabulary
     unknown = 0
     ordered = used

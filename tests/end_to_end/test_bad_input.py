@@ -56,7 +56,7 @@ def test_inputs_that_are_not_there(check_refused, sequences, pairs, encoders) ->
     check_refused(3, "bench", "--data", "absent.csv", says=("absent.csv: no such file",))
     check_refused(2, "bench", "--data", "glyfs", says=("'glyfs'", "Did you mean 'glyphs'?"))
     check_refused(3, *USERS[:4], "absent.tsv", says=("--data got absent.tsv, which does not exist",))
-    check_refused(3, *USERS[:4], "own data", says=("--data got own data, which is a folder",))
+    check_refused(3, *USERS[:4], "own data/pictures", says=("holds neither users.tsv nor sequences.npz",))
     check_refused(3, *USERS, "--items", "absent.tsv", says=("--items got absent.tsv", "does not exist"))
     check_refused(3, *SHOP, "--images", "absent", says=("--images got absent",))
     check_refused(2, *USERS, says=("--text-encoder", "--items"))

@@ -35,6 +35,28 @@ def test_in_retrieval(quick, pairs, encoders, tmp_path, names) -> None:
     _whole(tmp_path / "run" / "records.jsonl", names)
 
 
+@pytest.mark.slow
+def test_four_modalities_of_a_folder_with_cold_items(quick, sequences, encoders, tmp_path) -> None:
+    """Two further texts, one of them rare, beside titles and pictures; hidden items are ranked among themselves."""
+    (sequences / "pictures").rename(sequences / "images")
+    (sequences / "texts").mkdir()
+    (sequences / "texts" / "plot.tsv").write_text("".join(f"i{n}\tred lamp {n}\n" for n in range(0, 40, 2)))
+    (sequences / "texts" / "maker.tsv").write_text("i1\tpump\ni2\tglue\n")
+    towers = ("--text-encoder", encoders["text"], "--image-encoder", encoders["image"], "--data", sequences)
+    options = ("--methods", "crossan_cached", "--epochs", 1, "--batch-size", 4, "--split", "cold", "--out", "run")
+    done = quick("bench", "--task", "recommendation", *towers, *options)
+    assert done.code == 0, done.out + done.err
+    _whole(tmp_path / "run" / "records.jsonl", ["crossan_cached"])
+    records = {record.method: record for record in read_records(tmp_path / "run" / "records.jsonl")}
+    assert {"tfidf_plot_neighbors", "maker_embedding_neighbors"} < set(records)
+    found = records["crossan_cached"].dropped
+    # 37 pictures, so three hidden items: a hit among the first five is certain.
+    assert records["crossan_cached"].metrics["hr@5"] == records["popularity"].metrics["hr@5"] == 1.0
+    assert (
+        found["items_without_plot"] >= 15 and found["items_without_maker"] >= 30 and found["items_without_image"] == 3
+    )
+
+
 @pytest.mark.parametrize("names", GROUPS)
 def test_in_recommendation(quick, sequences, encoders, tmp_path, names) -> None:
     inputs = ("--data", sequences / "users.tsv", "--items", sequences / "items.tsv", "--images", sequences / "pictures")

@@ -47,6 +47,7 @@ CHANGES = {
     "task": "retrieval", "data": "other.tsv", "items": Path("b"), "images": Path("b"), "text_encoder": "b",
     "image_encoder": "b", "epochs": 4, "batch_size": 32, "seconds_per_method": 2.0, "precision": "bfloat16",
     "state_storage": "int8", "state_placement": "streamed",
+    "modalities": "text", "split": "cold",
 }  # fmt: skip
 HARMLESS = {"methods": "full", "seeds": 5, "out": Path("b"), "cache": Path("b"), "fresh": False}
 

@@ -59,8 +59,10 @@ def problem():
         titles=("",) * (ITEMS + 1),
         towers={n: SimpleNamespace(encoder=e, image_processor=processor) for n, e in ENCODERS.items()},  # type: ignore
         tokens={
-            "ids": draw.integers(1, 64, (ITEMS + 1, 5)).astype(np.int32),
-            "mask": np.ones((ITEMS + 1, 5), bool),
+            "text": {
+                "ids": draw.integers(1, 64, (ITEMS + 1, 5)).astype(np.int32),
+                "mask": np.ones((ITEMS + 1, 5), bool),
+            }
         },
         pictures=draw.integers(0, 256, (ITEMS + 1, 12, 12, 3)).astype(np.uint8),
         presence=PRESENCE,
@@ -171,11 +173,30 @@ def test_a_feed_replaces_the_catalog_bit_for_bit(problem, model, params):
     np.testing.assert_array_equal(fed.item_vectors(left), model.item_vectors(params))
 
 
+def test_candidates_are_ranked_among_themselves(problem, model, params):
+    """By hand: the order of the candidates' scores, seen candidates left out."""
+    split = problem.sequences.test
+    candidates = np.array([2, 3, 7, 11, 13], np.int32)
+    targets = candidates[np.arange(USERS) % 5]
+    seen = np.full((USERS, 2), [7, 5], np.int32)
+    cold = dataclasses.replace(split, targets=targets, candidates=candidates, seen=seen)
+    vectors = model.item_vectors(params)
+    scores = np.asarray(model.user_states(params, vectors, split.histories)) @ np.asarray(vectors[candidates]).T
+    ranks = model.ranks(params, vectors, cold).favorable
+    for user in range(USERS):
+        if targets[user] == 7:
+            assert ranks[user] > len(candidates)
+            continue
+        left = [column for column, item in enumerate(candidates) if item != 7]
+        order = sorted(left, key=lambda column, user=user: -scores[user, column])
+        assert ranks[user] == 1 + order.index(list(candidates).index(targets[user]))
+
+
 def test_live_batches_carry_the_towers_inputs(problem):
     adapted = item_encoder(problem.encoders, METHODS["lora"], embedding=WIDTH)
     batch, _ = next(Batches(problem, adapted, 4, 1, 0))
     items = batch["sequence"].unique_items
-    np.testing.assert_array_equal(batch["inputs"]["text"]["ids"], problem.tokens["ids"][items])
+    np.testing.assert_array_equal(batch["inputs"]["text"]["ids"], problem.tokens["text"]["ids"][items])
     np.testing.assert_allclose(batch["inputs"]["image"]["pixels"], problem.pictures[items] / 127.5 - 1.0, atol=1e-6)
     np.testing.assert_array_equal(batch["presence"], PRESENCE[items])
 
