@@ -89,7 +89,11 @@ def adapted(base, arrays, home, name):
     return tree.map_with_path(lambda path, leaf: jnp.asarray(values.get(path, leaf)), params)
 
 
-@pytest.mark.parametrize("name", TRAINS)
+def case(name):
+    return name if name in ("lora", "dora", "ia3") else pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", [case(name) for name in TRAINS])
 def test_outputs_and_gradients_are_those_of_peft(golden, name):
     base, arrays, home = golden
     params = adapted(base, arrays, home, name)
