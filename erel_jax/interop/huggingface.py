@@ -189,7 +189,8 @@ def _load(
             link_root=source.link_root,
         )
         _check_end(tokenizer, config, source)
-    else:
+        _check_padding(tokenizer, config, source)
+    elif encoder.modality == "image":
         image_processor = read_image_processor(source.folder, source.link_root)
     return Loaded(
         encoder=encoder,
@@ -213,6 +214,16 @@ def _check_end(tokenizer: TextTokenizer | None, config: Any, source: Source) -> 
         raise CheckpointError(
             f"{source.name}: texts end with token {tokenizer.end_id}, the configuration reads token {expected}. "
             "Tokenizer and config.json do not belong together."
+        )
+
+
+def _check_padding(tokenizer: TextTokenizer | None, config: Any, source: Source) -> None:
+    """Refuses a text tower that reads its padding as another token than the one its tokenizer pads with."""
+    expected = getattr(config, "pad_id", None)
+    if tokenizer is not None and expected is not None and tokenizer.pad_id != expected:
+        raise CheckpointError(
+            f"{source.name}: the tokenizer pads with token {tokenizer.pad_id}, the configuration with {expected}, and "
+            "this encoder reads its padding. Tokenizer and config.json do not belong together."
         )
 
 

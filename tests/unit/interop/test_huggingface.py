@@ -1,5 +1,6 @@
 """Whole folders: what comes out, which options fit, what is refused."""
 
+import dataclasses
 import json
 
 import jax
@@ -7,10 +8,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from erel_jax import tree
+from erel_jax import module, tree
+from erel_jax.encoders import SiglipTextConfig, WhisperConfig, siglip_text, whisper
 from erel_jax.errors import CheckpointError, ConfigError, CorruptArtifactError
+from erel_jax.interop.export import save_encoder
 from erel_jax.interop.huggingface import load_encoder, load_towers
 from erel_jax.interop.image_processor import vit_settings
+from erel_jax.interop.wordpiece import train_wordpiece
 from erel_jax.layers import BFLOAT16
 
 
@@ -180,3 +184,24 @@ def test_the_real_minilm_folder(minilm_folder):
     assert (config.pooling, config.layers, config.width) == ("mean", 6, 384)
     assert loaded.text_inputs(["a"])["ids"].shape == (1, 256)
     assert loaded.fingerprint == load_encoder(minilm_folder).fingerprint
+
+
+def test_a_tokenizer_that_pads_with_another_token_is_refused_where_padding_is_read(tmp_path):
+    tokenizer = train_wordpiece(["a red shoe", "a lamp"], vocabulary=40)
+    config = dataclasses.replace(SiglipTextConfig.tiny(), vocabulary=tokenizer.vocabulary, pad_id=tokenizer.pad_id + 1)
+    encoder = siglip_text(config)
+    params = module.init(jax.random.key(0), encoder.module.spec)
+    save_encoder(tmp_path / "text", encoder, params, tokenizer_json=tokenizer.to_json())
+    with pytest.raises(CheckpointError, match=f"pads with token {tokenizer.pad_id}, the configuration with"):
+        load_encoder(tmp_path / "text")
+
+
+def test_audio_folders_with_settings_of_a_feature_extractor_load(tmp_path):
+    encoder = whisper(WhisperConfig.tiny())
+    params = module.init(jax.random.key(0), encoder.module.spec)
+    folder = save_encoder(tmp_path / "audio", encoder, params)
+    (folder / "manifest.json").unlink()
+    settings = {"feature_extractor_type": "WhisperFeatureExtractor", "sampling_rate": 16000}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    loaded = load_encoder(folder)
+    assert loaded.encoder.modality == "audio" and loaded.image_processor is None
