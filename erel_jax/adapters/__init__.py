@@ -1,6 +1,7 @@
 """Efficient adaptation: low-rank updates, bottlenecks, bias tuning, and side networks over hidden states."""
 
 from erel_jax.adapters.compacter import compacter
+from erel_jax.adapters.crossan import crossan
 from erel_jax.adapters.dora import dora
 from erel_jax.adapters.houlsby import houlsby
 from erel_jax.adapters.ia3 import ia3
@@ -16,6 +17,7 @@ from erel_jax.adapters.side_tower import TowerConfig, side_tower
 from erel_jax.adapters.taps import tap_states
 from erel_jax.adapters.trainable import split
 from erel_jax.adapters.vera import vera
+from erel_jax.adapters.versa import versa
 
 __all__ = [
     "IISAN_LEARNING_RATES",
@@ -25,6 +27,7 @@ __all__ = [
     "choose",
     "collapse_heads",
     "compacter",
+    "crossan",
     "cut_layers",
     "dora",
     "houlsby",
@@ -45,4 +48,5 @@ __all__ = [
     "unmerge_ia3",
     "unmerge_lora",
     "vera",
+    "versa",
 ]
