@@ -10,6 +10,7 @@ from erel_jax.encoders.dinov2 import Dinov2Config, dinov2
 from erel_jax.encoders.distilbert import DistilBertConfig, distilbert
 from erel_jax.encoders.encoded import Encoded, Encoder
 from erel_jax.encoders.gemma import Gemma2Config, Gemma3Config
+from erel_jax.encoders.gpt2 import Gpt2Config, gpt2
 from erel_jax.encoders.llama import LlamaConfig
 from erel_jax.encoders.mistral import MistralConfig
 from erel_jax.encoders.qwen import Qwen2Config, Qwen3Config
@@ -35,6 +36,7 @@ __all__ = [
     "EncoderFamily",
     "Gemma2Config",
     "Gemma3Config",
+    "Gpt2Config",
     "LlamaConfig",
     "MistralConfig",
     "Qwen2Config",
@@ -55,6 +57,7 @@ __all__ = [
     "deit",
     "dinov2",
     "distilbert",
+    "gpt2",
     "roberta",
     "siglip_text",
     "siglip_vision",

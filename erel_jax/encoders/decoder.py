@@ -149,7 +149,7 @@ def decoder(config: DecoderConfig, precision: Precision = FLOAT32, *, remat: boo
         ids, mask = check_text_inputs(inputs, config.max_positions)
         x = embed_tokens(params["embeddings"]["token"]["table"], ids).astype(precision.accumulate)
         layer, constants = _layer(config, precision, mask)
-        return Entry(x * config.embedding_factor, layer, _pool(config.pooling, mask), mask, constants)
+        return Entry(x * config.embedding_factor, layer, pool_of(config.pooling, mask), mask, constants)
 
     def top(params: Any, state: jax.Array) -> jax.Array:
         return rms_norm(params["final_norm"], state, config.eps, config.norm_offset)
@@ -212,7 +212,8 @@ def _layer(config: DecoderConfig, precision: Precision, mask: jax.Array) -> tupl
     return layer, np.asarray(config.windows)
 
 
-def _pool(pooling: str, mask: jax.Array) -> Pool:
+def pool_of(pooling: str, mask: jax.Array) -> Pool:
+    """The pooling of that name, one of `POOLINGS`, for texts with mask bool[B, L]: float[B, L, D] → float[B, D]."""
     if pooling == "cls":
         return first_token
     if pooling == "last":

@@ -17,6 +17,7 @@ from erel_jax.encoders.dinov2 import Dinov2Config, dinov2
 from erel_jax.encoders.distilbert import DistilBertConfig, distilbert
 from erel_jax.encoders.encoded import Encoder
 from erel_jax.encoders.gemma import Gemma2Config, Gemma3Config
+from erel_jax.encoders.gpt2 import Gpt2Config, gpt2
 from erel_jax.encoders.llama import LlamaConfig
 from erel_jax.encoders.mistral import MistralConfig
 from erel_jax.encoders.qwen import Qwen2Config, Qwen3Config
@@ -51,6 +52,7 @@ ENCODERS: dict[str, EncoderFamily] = {
     "qwen3": EncoderFamily(config=Qwen3Config, build=decoder),
     "gemma2": EncoderFamily(config=Gemma2Config, build=decoder),
     "gemma3_text": EncoderFamily(config=Gemma3Config, build=decoder),
+    "gpt2": EncoderFamily(config=Gpt2Config, build=gpt2),
     "vit": EncoderFamily(config=VitConfig, build=vit),
     "clip_text_model": EncoderFamily(config=ClipTextConfig, build=clip_text),
     "clip_vision_model": EncoderFamily(config=ClipVisionConfig, build=clip_vision),

@@ -30,7 +30,7 @@ from erel_jax.sharding import RULES, batch_sharding, compile_step, make_mesh, sh
 
 # Text encoders that differ from BERT, LLaMA or Gemma 3 in settings alone: their golden files are in the default run,
 # their contracts are slow tests.
-RELATIVES = frozenset({"distilbert", "gemma2", "mistral", "qwen2", "qwen3", "roberta", "xlm-roberta"})
+RELATIVES = frozenset({"distilbert", "gemma2", "gpt2", "mistral", "qwen2", "qwen3", "roberta", "xlm-roberta"})
 TEXTS = [n for n in sorted(ENCODERS) if ENCODERS[n].build(ENCODERS[n].config.tiny()).modality == "text"]
 
 

@@ -117,6 +117,15 @@ def make_gemma3() -> Any:
     )  # fmt: skip
 
 
+def make_gpt2() -> Any:
+    """GPT-2 with a feed-forward width of its own."""
+    return transformers.GPT2Model(
+        transformers.GPT2Config(
+            vocab_size=67, n_positions=19, n_embd=20, n_layer=3, n_head=5, n_inner=28, bos_token_id=1, eos_token_id=1,
+        )
+    )  # fmt: skip
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "roberta": make_roberta,
     "xlm_roberta": make_xlm_roberta,
@@ -127,6 +136,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "qwen3": make_qwen3,
     "gemma2": make_gemma2,
     "gemma3": make_gemma3,
+    "gpt2": make_gpt2,
 }
 
 

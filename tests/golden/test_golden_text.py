@@ -66,6 +66,7 @@ def expect_close(ours, theirs):
         ("qwen3", "cls"),
         ("gemma2", "mean"),
         ("gemma3", "last"),
+        ("gpt2", "mean"),
     ],
 )
 def test_states_and_poolings(golden, name, pooling):

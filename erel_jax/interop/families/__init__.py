@@ -16,6 +16,7 @@ from erel_jax.interop.families.dinov2 import DINOV2
 from erel_jax.interop.families.distilbert import DISTILBERT
 from erel_jax.interop.families.family import Family
 from erel_jax.interop.families.gemma import GEMMA2, GEMMA3
+from erel_jax.interop.families.gpt2 import GPT2
 from erel_jax.interop.families.llama import LLAMA
 from erel_jax.interop.families.mistral import MISTRAL
 from erel_jax.interop.families.qwen import QWEN2, QWEN3
@@ -36,6 +37,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3": QWEN3,
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3,
+    "gpt2": GPT2,
     "vit": VIT,
     "clip_text_model": CLIP_TEXT,
     "clip_vision_model": CLIP_VISION,

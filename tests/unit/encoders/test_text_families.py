@@ -10,6 +10,7 @@ from erel_jax.encoders import (
     DistilBertConfig,
     Gemma2Config,
     Gemma3Config,
+    Gpt2Config,
     LlamaConfig,
     MistralConfig,
     Qwen2Config,
@@ -38,6 +39,7 @@ PUBLISHED = [
     # Their heads are the embedding tables again and are published as one.
     (Gemma2Config(), 2_614_341_888),
     (Gemma3Config(), 999_885_952),
+    (Gpt2Config(), 124_439_808),
 ]
 
 
@@ -47,7 +49,18 @@ def test_parameter_counts_are_the_published_ones(config, parameters):
     assert count(ENCODERS[kind].build(config).module.spec) == parameters
 
 
-TEXT_KINDS = ["roberta", "xlm-roberta", "distilbert", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"]
+TEXT_KINDS = [
+    "roberta",
+    "xlm-roberta",
+    "distilbert",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+]
 
 
 @pytest.mark.parametrize("kind", TEXT_KINDS)
@@ -83,6 +96,8 @@ def test_configs_survive_their_document(kind):
         ("mistral", {"sliding_window": 0}, "sliding_window"),
         ("qwen2", {"use_sliding_window": True, "layer_types": ["full_attention"]}, "1 layer_types"),
         ("qwen3", {"attention_bias": True}, "attention_bias"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ("gpt2", {"n_head": 7}, "heads 7"),
         ("gemma2", {"use_bidirectional_attention": True}, "Gemma 3 alone"),
         ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar"),
         ("gemma2", {"attn_logit_softcapping": -1.0}, "attn_logit_softcapping"),

@@ -9,6 +9,7 @@ from erel_jax.encoders import (
     DistilBertConfig,
     Gemma2Config,
     Gemma3Config,
+    Gpt2Config,
     LlamaConfig,
     MistralConfig,
     Qwen2Config,
@@ -92,9 +93,15 @@ ORIGINALS = {
     "gemma3": ("Gemma3Text", DECODER | dict(sliding_window=9, use_bidirectional_attention=True, layer_types=[
         "full_attention", "sliding_attention", "sliding_attention",
     ])),
+    "gpt2": ("GPT2", dict(n_embd=30, n_layer=2, n_head=5, n_positions=40, bos_token_id=1, eos_token_id=1)),
     "qwen3": ("Qwen3", DECODER | dict(use_sliding_window=True, sliding_window=7, max_window_layers=2)),
 }  # fmt: skip
-TASKS = {"Roberta": "RobertaForMaskedLM", "DistilBert": "DistilBertForMaskedLM", "Gemma3Text": "Gemma3ForCausalLM"}
+TASKS = {
+    "Roberta": "RobertaForMaskedLM",
+    "DistilBert": "DistilBertForMaskedLM",
+    "Gemma3Text": "Gemma3ForCausalLM",
+    "GPT2": "GPT2LMHeadModel",
+}
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
@@ -119,6 +126,7 @@ def test_a_task_model_loads_and_its_head_is_ignored(tmp_path, name):
         (Qwen3Config.tiny("mean_all"), "Qwen3Model"),
         (Gemma2Config.tiny("mean"), "Gemma2Model"),
         (Gemma3Config.tiny("mean"), "Gemma3TextModel"),
+        (Gpt2Config.tiny("last"), "GPT2Model"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
