@@ -93,6 +93,9 @@ def floor_records(problem: Problem, command: str, messenger: Messenger) -> list[
         targets, seen = among(test)
         ranked = {name: _Restricted(floor, test.candidates - 1) for name, floor in floors.items()}
     ranks = rank_floors(ranked, test.histories, targets, seen, combinations=combinations)
+    if test.candidates is not None:
+        # Counts say nothing about hidden items: all of them tie, and ties must not count as hits.
+        ranks = {name: dataclasses.replace(found, favorable=found.by_id) for name, found in ranks.items()}
     seconds = time.perf_counter() - begun
     messenger.progress("ranking floors", 1, 1)
     measured = peak.read()
