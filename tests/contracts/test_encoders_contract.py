@@ -23,6 +23,7 @@ from erel_jax.encoders import (
     VitConfig,
     WhisperConfig,
 )
+from erel_jax.encoders.example_inputs import example_inputs
 from erel_jax.errors import ConfigError
 from erel_jax.layers import BFLOAT16, Precision, unrolled
 from erel_jax.module import abstract, count, init
@@ -84,16 +85,6 @@ def drawn(spec, seed=1):
     )
 
 
-def signal(encoder):
-    """The input of an encoder that is no text: its name and the shape of one example."""
-    config = encoder.config
-    if encoder.modality == "image":
-        return "pixels", (config.image_size, config.image_size, config.channels)
-    if encoder.modality == "video":
-        return "video", (config.frames, config.image_size, config.image_size, config.channels)
-    return config.input_name, (config.frames, config.bins)
-
-
 def pooled(name, states, inputs):
     """Taps float[S, B, D] from states float[S, B, L, D], as each family promises to pool them."""
     states = np.asarray(states)
@@ -105,20 +96,6 @@ def pooled(name, states, inputs):
         return states[:, :, -1]
     where = inputs["mask"].sum(1) - 1 if name == "clip_text_model" else np.zeros(states.shape[1], int)
     return states[:, np.arange(states.shape[1]), where]
-
-
-def example(encoder, rows=4, length=11, seed=0):
-    """Inputs of one encoder: texts of different lengths that end in the largest id, or a random signal."""
-    draw = np.random.default_rng(seed)
-    config = encoder.config
-    if encoder.modality != "text":
-        name, shape = signal(encoder)
-        return {name: draw.normal(size=(rows, *shape)).astype(np.float32)}
-    lengths = np.arange(length, length - rows, -1)
-    ids = draw.integers(1, config.vocabulary - 1, (rows, length)).astype(np.int32)
-    ids[np.arange(rows), lengths - 1] = config.vocabulary - 1
-    mask = np.arange(length)[None] < lengths[:, None]
-    return {"ids": np.where(mask, ids, 0).astype(np.int32), "mask": mask}
 
 
 def row(inputs, i):
@@ -138,7 +115,7 @@ def everything(built):
     def compute(name):
         if name not in made:
             encoder, params = built(name)
-            inputs = example(encoder)
+            inputs = example_inputs(encoder)
             made[name] = inputs, jax.device_get(jax.jit(partial(encoder.module.apply, **EVERYTHING))(params, inputs))
         return made[name]
 
@@ -178,7 +155,7 @@ def test_outputs_have_the_promised_shapes_and_taps_are_pooled_states(built, ever
 def test_bert_taps_are_masked_means_when_it_pools_by_mean():
     encoder = ENCODERS["bert"].build(BertConfig.tiny("mean"))
     params = drawn(encoder.module.spec)
-    inputs = example(encoder)
+    inputs = example_inputs(encoder)
     out = jax.jit(partial(encoder.module.apply, **EVERYTHING))(params, inputs)
     weights = inputs["mask"][None, :, :, None]
     means = (np.asarray(out.hidden_states) * weights).sum(2) / weights.sum(2)
@@ -227,7 +204,7 @@ def test_padding_changes_nothing(built, everything, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_layers_above_the_highest_tap_cost_nothing(built, name):
     encoder, _ = built(name)
-    inputs = example(encoder)
+    inputs = example_inputs(encoder)
 
     def flops(**options):
         with unrolled():
@@ -251,7 +228,7 @@ def reference(built):
     def compute(name):
         if name not in made:
             encoder, params = built(name)
-            inputs = example(encoder, rows=8)
+            inputs = example_inputs(encoder, rows=8)
 
             def step(p, i, apply=encoder.module.apply):
                 def loss(q):
@@ -299,7 +276,7 @@ def test_recomputed_layers_give_the_same_gradients(built, reference):
 def test_sharded_equals_unsharded(built, reference, name, rules):
     encoder, params = built(name)
     if name in DERIVED or name.startswith("clip"):  # the same blocks as ViT: gradients there, outputs here
-        step, inputs, expected = partial(encoder.module.apply, embedding=True), example(encoder, rows=8), None
+        step, inputs, expected = partial(encoder.module.apply, embedding=True), example_inputs(encoder, rows=8), None
     else:
         step, inputs, expected = reference(name)
     mesh = make_mesh(data=4, model=2)
@@ -361,7 +338,7 @@ def test_full_size_counts_and_lowering_from_abstract_inputs(config, parameters):
     family = next(f for f in ENCODERS.values() if isinstance(config, f.config))
     encoder = family.build(config, BFLOAT16)
     assert count(encoder.module.spec) == parameters
-    inputs = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in example(encoder, rows=2).items()}
+    inputs = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in example_inputs(encoder, rows=2).items()}
     out = jax.eval_shape(
         partial(encoder.module.apply, taps=tuple(range(encoder.layers + 1))), abstract(encoder.module.spec), inputs
     )
@@ -372,7 +349,7 @@ def test_full_size_counts_and_lowering_from_abstract_inputs(config, parameters):
 @pytest.mark.parametrize("name", NAMES)
 def test_impossible_requests_are_named(built, name):
     encoder, _ = built(name)
-    inputs = example(encoder)
+    inputs = example_inputs(encoder)
 
     def apply(inputs, **options):
         jax.eval_shape(partial(encoder.module.apply, **options), abstract(encoder.module.spec), inputs)

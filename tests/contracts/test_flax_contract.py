@@ -14,6 +14,7 @@ from erel_jax import layers, tree
 from erel_jax.adapters.iisan import iisan
 from erel_jax.adapters.side_tower import side_tower
 from erel_jax.encoders import ENCODERS
+from erel_jax.encoders.example_inputs import example_inputs
 from erel_jax.errors import ConfigError
 from erel_jax.interop.flax import from_linen, to_linen
 from erel_jax.layers import FLOAT32, BlockConfig, LowRank, Quantized
@@ -38,8 +39,6 @@ def encoder_module(name):
     return ENCODERS[name].build(ENCODERS[name].config.tiny()).module
 
 
-# One encoder per kind of tree: other families differ in what the tree computes, which the bridge does not see.
-BRIDGED = ("bert", "clip_text_model", "clip_vision_model", "llama", "vit")
 MODULES = {
     "dense": lambda: dense_over(leaf(D, F)),
     "low rank": lambda: dense_over(LowRank(leaf(D, F), leaf(D, 2), leaf(2, F), 0.5)),
@@ -64,9 +63,9 @@ MODULES = {
     "iisan": lambda: iisan({"image": (3, D), "text": (3, D)}, embedding=6, bottleneck=4),
     "sasrec": lambda: sasrec(USER),
     "compact sasrec": lambda: compact_sasrec(USER),
-    **{name: partial(encoder_module, name) for name in BRIDGED},
+    **{name: partial(encoder_module, name) for name in ENCODERS},
 }
-LARGE = {"iisan", "sasrec", "compact sasrec", *BRIDGED}
+LARGE = {"iisan", "sasrec", "compact sasrec", *ENCODERS}
 
 
 def states(*shape):
@@ -82,15 +81,13 @@ EXAMPLES = {
         jnp.asarray([3, 4, 9, 0]),
         jnp.asarray([[-1, -1, -1, 0, 1], [-1, -1, -1, -1, 2]]),
     ),
-    "vit": lambda: ({"pixels": states(B, 12, 12, 3)},),
-    "clip_vision_model": lambda: ({"pixels": states(B, 12, 12, 3)},),
-    "bert": lambda: ({"ids": jnp.asarray([[5, 7, 9], [6, 8, 0]]), "mask": jnp.asarray([[1, 1, 1], [1, 1, 0]], bool)},),
 }
-EXAMPLES["clip_text_model"] = EXAMPLES["llama"] = EXAMPLES["bert"]
 
 
 def example(name):
     """Inputs of a module, as a tuple."""
+    if name in ENCODERS:
+        return (example_inputs(ENCODERS[name].build(ENCODERS[name].config.tiny()), rows=B, length=L),)
     return EXAMPLES[name]() if name in EXAMPLES else (states(B, L, D),)
 
 
