@@ -47,7 +47,7 @@ def make_whisper() -> None:
     """Whisper's encoder. The original lists its last state after the final norm: it is taken before that norm."""
     config = transformers.WhisperConfig(
         d_model=18, encoder_layers=3, encoder_attention_heads=3, encoder_ffn_dim=26, max_source_positions=7,
-        num_mel_bins=5, num_labels=2,
+        num_mel_bins=5,
     )  # fmt: skip
     model = rename_vit(randomize(transformers.WhisperForAudioClassification(config), 35))
     features = signal(2, 5, 14, seed=36)
