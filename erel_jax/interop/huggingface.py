@@ -10,11 +10,12 @@ Nothing from the folder is executed: weights are read from safetensors alone, co
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from erel_jax.artifacts import verify_manifest
 from erel_jax.encoders import ENCODERS, Encoder
@@ -30,6 +31,8 @@ from erel_jax.interop.sentence_transformers import SentenceSettings, read_settin
 from erel_jax.interop.tokenizer import TextTokenizer, read_tokenizer
 from erel_jax.interop.weights import read_params
 from erel_jax.layers import FLOAT32, Precision
+from erel_jax.sharding import named_rules, shardings
+from erel_jax.sharding.rules import Rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +104,8 @@ def load_encoder(
     pooling: str | None = None,
     revision: str | None = None,
     remat: bool = False,
+    mesh: Mesh | None = None,
+    rules: Rules | str | None = None,
 ) -> Loaded:
     """One encoder of a Hugging Face folder or Hub id.
 
@@ -112,12 +117,16 @@ def load_encoder(
             do), else "cls".
         revision: branch, tag or commit of a Hub id.
         remat: recompute layers in the backward pass.
+        mesh: devices to put the parameters on, see `sharding.make_mesh`; None for the default device.
+        rules: how they are split over the mesh: a table or its name in `sharding.RULES`, "replicated" by default.
 
     Returns:
-        `Loaded`.
+        `Loaded`. Tensors are read one by one into the slices that the devices hold, so that the host's memory peaks at
+        little more than the placed parameters.
 
     Raises:
-        ConfigError: not a folder or id, an unknown architecture, or an option that does not fit it.
+        ConfigError: not a folder or id, an unknown architecture, an option that does not fit it, or rules without a
+            mesh.
         CheckpointError: the weights do not fit the configuration (one report), or there are only pickles.
         CorruptArtifactError: a damaged or unsafe file.
         NonFiniteError: weights with NaN or infinity.
@@ -130,11 +139,17 @@ def load_encoder(
     chosen = next(iter(available)) if modality is None else modality
     if chosen not in available:
         raise ConfigError(f"{source.name} has no encoder for {chosen!r}, only for {sorted(available)}.")
-    return _load(source, *available[chosen], precision=precision, pooling=pooling, remat=remat)
+    placing = _placing(mesh, rules)
+    return _load(source, *available[chosen], placing=placing, precision=precision, pooling=pooling, remat=remat)
 
 
 def load_towers(
-    id_or_folder: str | os.PathLike[str], *, precision: Precision = FLOAT32, revision: str | None = None
+    id_or_folder: str | os.PathLike[str],
+    *,
+    precision: Precision = FLOAT32,
+    revision: str | None = None,
+    mesh: Mesh | None = None,
+    rules: Rules | str | None = None,
 ) -> dict[str, Loaded]:
     """Every encoder of a folder by modality: both towers of a CLIP model, the one encoder of others.
 
@@ -142,13 +157,26 @@ def load_towers(
         id_or_folder: as in `load_encoder`.
         precision: dtypes of the encoders.
         revision: branch, tag or commit of a Hub id.
+        mesh, rules: where the parameters go, as in `load_encoder`.
 
     Returns:
         Modality ("text", "image") to `Loaded`.
     """
     source = locate(id_or_folder, revision)
     available = towers(_config(source), source.folder / "config.json")
-    return {modality: _load(source, *tower, precision=precision) for modality, tower in available.items()}
+    placing = _placing(mesh, rules)
+    return {name: _load(source, *tower, placing=placing, precision=precision) for name, tower in available.items()}
+
+
+def _placing(mesh: Mesh | None, rules: Rules | str | None) -> Callable[[Any], Any]:
+    """From a spec to the places of its parameters, None for the default device."""
+    if mesh is None:
+        if rules is not None:
+            raise ConfigError("got sharding rules without a mesh; pass mesh=sharding.make_mesh(...) too.")
+        return lambda spec: None
+    rules = "replicated" if rules is None else rules
+    table = named_rules(rules) if isinstance(rules, str) else rules
+    return lambda spec: shardings(spec, mesh, table)
 
 
 def _config(source: Source) -> dict[str, Any]:
@@ -163,6 +191,7 @@ def _load(
     kind: str,
     document: dict[str, Any],
     *,
+    placing: Callable[[Any], Any],
     precision: Precision,
     pooling: str | None = None,
     remat: bool = False,
@@ -194,7 +223,7 @@ def _load(
         image_processor = read_image_processor(source.folder, source.link_root)
     return Loaded(
         encoder=encoder,
-        params=read_params(tensors, family.weights(config), encoder.module.spec),
+        params=read_params(tensors, family.weights(config), encoder.module.spec, placing(encoder.module.spec)),
         tokenizer=tokenizer,
         image_processor=image_processor,
         source=source.name,

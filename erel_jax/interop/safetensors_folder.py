@@ -1,18 +1,20 @@
-"""The tensors of a Hugging Face folder, read lazily from safetensors and from nothing else.
+"""The tensors of a Hugging Face folder, read one at a time from safetensors and from nothing else.
 
 A folder holds `model.safetensors`, or shards listed by `model.safetensors.index.json`. File names in that index are
 untrusted: a path that leaves the folder is refused. Pickled weights can run code when they are read, so a folder that
 has only those is refused with the way to convert it.
+
+Headers are checked by the safetensors library. Values are then read from their place in the file into fresh memory: a
+mapped file would stay resident as far as it was read, which for a shard of a large model is gigabytes.
 """
 
-import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -22,6 +24,15 @@ from erel_jax.folders import safe_join
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".npy", ".joblib")
+FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+
+
+class _Place(NamedTuple):
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
 
 
 class TensorFolder:
@@ -40,15 +51,13 @@ class TensorFolder:
         self.folder = Path(folder)
         self.link_root = link_root
         self.files = self._find()
-        self._places: dict[str, Path] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._places: dict[str, _Place] = {}
         for file in self.files:
-            with _opened(file) as stream:
-                for name in stream.keys():  # noqa: SIM118 (not a dict)
-                    if name in self._places:
-                        raise CorruptArtifactError(f"tensor {name!r} is stored twice: {self._places[name]} and {file}.")
-                    self._places[name] = file
-                    self._shapes[name] = tuple(stream.get_slice(name).get_shape())
+            for name, place in _header(file).items():
+                if name in self._places:
+                    known = self._places[name].file
+                    raise CorruptArtifactError(f"tensor {name!r} is stored twice: {known} and {file}.")
+                self._places[name] = place
 
     @property
     def names(self) -> list[str]:
@@ -57,20 +66,29 @@ class TensorFolder:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it."""
-        return self._shapes[name]
+        return self._places[name].shape
 
-    def read(self, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields (name, array) for the given tensors, file by file; arrays are in their stored dtype.
+    def read(self, name: str) -> np.ndarray:
+        """One tensor in its stored dtype, in memory of its own.
 
         Raises:
-            CorruptArtifactError: a file cannot be read.
+            CheckpointError: it is not of floating point (a quantized checkpoint).
+            CorruptArtifactError: its file cannot be read.
         """
-        for file in self.files:
-            wanted = [name for name in names if self._places[name] == file]
-            if wanted:
-                with _opened(file) as stream:
-                    for name in wanted:
-                        yield name, stream.get_tensor(name)
+        place = self._places[name]
+        if place.dtype not in FLOATS:
+            raise CheckpointError(
+                f"tensor {name!r} is {place.dtype}, expected one of {', '.join(FLOATS)}; "
+                "quantized folders are not read."
+            )
+        buffer = np.empty(place.stop - place.start, np.uint8)
+        try:
+            with open(place.file, "rb", buffering=0) as stream:
+                stream.seek(place.start)
+                _fill(memoryview(buffer), stream)
+        except OSError as error:
+            raise CorruptArtifactError(f"{place.file} cannot be read ({error}). Get it again.") from error
+        return buffer.view(FLOATS[place.dtype]).reshape(place.shape)
 
     def digests(self) -> dict[str, str]:
         """SHA-256 hex digest of every weight file by its path inside the folder."""
@@ -113,15 +131,30 @@ class TensorFolder:
         return files
 
 
-@contextlib.contextmanager
-def _opened(file: Path) -> Iterator[Any]:
+def _header(file: Path) -> dict[str, _Place]:
+    """Where each tensor of a file lies; offsets, sizes and the file's length were checked by the library."""
     try:
-        with safe_open(file, "np") as stream:
-            yield stream
-    except (SafetensorError, OSError) as error:
+        with safe_open(file, "np"), open(file, "rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length))
+    except (SafetensorError, OSError, ValueError) as error:
         raise CorruptArtifactError(
             f"{file} is damaged or not a safetensors file ({error}). Get it again from where it came from."
         ) from error
+    header.pop("__metadata__", None)
+    places = {}
+    for name, entry in header.items():
+        start, stop = (8 + length + offset for offset in entry["data_offsets"])
+        places[name] = _Place(file, entry["dtype"], tuple(entry["shape"]), start, stop)
+    return places
+
+
+def _fill(view: memoryview, stream: Any) -> None:
+    while view:
+        count = stream.readinto(view)
+        if not count:
+            raise OSError("it ends early")
+        view = view[count:]
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -1,60 +1,61 @@
 """Parameters of an encoder from the tensors of a folder, with one report of everything that does not fit.
 
-Names and shapes are compared before anything is read. Layers are stacked on a leading axis, every array is checked
-for NaN and infinity and cast to the dtype that the spec declares.
+Names and shapes are compared before anything is read. Then one tensor at a time is read, checked for NaN and infinity,
+and written in the dtype that the spec declares into the slices that the devices will hold; layers are stacked on a
+leading axis that way. Beside the placed parameters the host holds one tensor, and where devices have memory of their
+own, the slices of one parameter.
 """
 
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 
 from erel_jax import tree
 from erel_jax.errors import CheckpointError, NonFiniteError
+from erel_jax.interop.host_parts import HostParts
 from erel_jax.interop.safetensors_folder import TensorFolder
 from erel_jax.interop.weight_map import Source, WeightMap
 from erel_jax.module import ParamSpec
 
+_PIECE = 1 << 22
 
-def read_params(tensors: TensorFolder, weight_map: WeightMap, spec: Any) -> Any:
+
+def read_params(tensors: TensorFolder, weight_map: WeightMap, spec: Any, places: Any = None) -> Any:
     """The parameters of a spec.
 
     Args:
         tensors: the folder's tensors.
         weight_map: names and layouts of the family.
         spec: the encoder's spec.
+        places: the spec's tree with a sharding for every parameter, see `sharding.shardings`; None for the default
+            device. Of a sharding over several hosts, each host reads the files and keeps its own devices' slices.
 
     Returns:
-        The spec's tree with `jax.Array`s of its shapes and dtypes on the default device.
+        The spec's tree with `jax.Array`s of its shapes and dtypes.
 
     Raises:
         CheckpointError: tensors are missing, have no place, or have another shape; all of them are listed. Or a
             tensor is not floating point (a quantized checkpoint).
         NonFiniteError: a tensor holds NaN or infinity.
         CorruptArtifactError: a file cannot be read.
+
+    Numerics: values are cast once, from the stored dtype to the declared one, rounding to nearest even.
     """
-    wanted = tree.paths(spec)
     found = _by_canonical_name(tensors, weight_map)
-    _report(tensors, weight_map, wanted, found)
-    slots = {
-        found[source.name.format(i=i)]: (path, i)
-        for path, leaf in wanted.items()
-        for source in [weight_map.sources[path]]
-        for i in range(_copies(path, leaf))
-    }
-    parts: dict[str, list[Any]] = {path: [None] * _copies(path, leaf) for path, leaf in wanted.items()}
-    for name, array in tensors.read(list(slots)):
-        path, i = slots[name]
-        _check_values(name, array)
-        ours = weight_map.sources[path].layout.to_ours(array)
-        parts[path][i] = ours.astype(np.dtype(wanted[path].dtype), copy=False)
+    _report(tensors, weight_map, tree.paths(spec), found)
 
-    def assemble(path: str, leaf: ParamSpec) -> jax.Array:
-        arrays = parts.pop(path)  # popped, so that a model is not held twice
-        return jnp.asarray(np.stack(arrays) if _stacked(path) else np.ascontiguousarray(arrays[0]))
+    def load(path: str, leaf: ParamSpec, place: Sharding | None = None) -> jax.Array:
+        source, parts = weight_map.sources[path], HostParts(leaf.shape, leaf.dtype, place)
+        for i in range(_copies(source, leaf)):
+            name = found[source.tensor(i)]
+            array = tensors.read(name)
+            _check_values(name, array)
+            parts.write(source.layout.to_ours(array), i if source.stacked else None)
+        return parts.to_devices()
 
-    return tree.map_with_path(assemble, spec)
+    return tree.map_with_path(load, spec, *(() if places is None else (places,)))
 
 
 def write_tensors(params: Any, weight_map: WeightMap) -> dict[str, np.ndarray]:
@@ -81,23 +82,19 @@ def write_tensors(params: Any, weight_map: WeightMap) -> dict[str, np.ndarray]:
     for path, array in arrays.items():
         source = weight_map.sources[path]
         host = np.asarray(jax.device_get(array))
-        copies = host if _stacked(path) else host[None]
+        copies = host if source.stacked else host[None]
         for i, copy in enumerate(copies):
-            name = weight_map.exported(source.name.format(i=i))
+            name = weight_map.exported(source.tensor(i))
             tensors[name] = np.ascontiguousarray(source.layout.to_theirs(copy))
     return tensors
 
 
-def _stacked(path: str) -> bool:
-    return path.startswith("layers/")
+def _copies(source: Source, leaf: ParamSpec) -> int:
+    return leaf.shape[0] if source.stacked else 1
 
 
-def _copies(path: str, leaf: ParamSpec) -> int:
-    return leaf.shape[0] if _stacked(path) else 1
-
-
-def _their_shape(source: Source, path: str, leaf: ParamSpec) -> tuple[int, ...]:
-    ours = leaf.shape[1:] if _stacked(path) else leaf.shape
+def _their_shape(source: Source, leaf: ParamSpec) -> tuple[int, ...]:
+    ours = leaf.shape[1:] if source.stacked else leaf.shape
     return source.layout.to_theirs(np.broadcast_to(np.float32(0), ours)).shape
 
 
@@ -116,9 +113,9 @@ def _report(tensors: TensorFolder, weight_map: WeightMap, wanted: dict[str, Para
     missing, misshaped, used = [], [], set()
     for path, leaf in wanted.items():
         source = weight_map.sources[path]
-        expected = _their_shape(source, path, leaf)
-        for i in range(_copies(path, leaf)):
-            name = source.name.format(i=i)
+        expected = _their_shape(source, leaf)
+        for i in range(_copies(source, leaf)):
+            name = source.tensor(i)
             used.add(name)
             if name not in found:
                 missing.append(f"{name} {list(expected)}")
@@ -136,12 +133,13 @@ def _report(tensors: TensorFolder, weight_map: WeightMap, wanted: dict[str, Para
 
 
 def _check_values(name: str, array: np.ndarray) -> None:
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise CheckpointError(
-            f"tensor {name!r} is {array.dtype}, expected floating point; quantized folders are not read."
-        )
-    if not np.isfinite(array).all():
-        bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+    flat = array.reshape(-1)
+    # In pieces: the answers of one large bfloat16 tensor would take half its memory.
+    bad = sum(
+        piece.size - int(np.count_nonzero(np.isfinite(piece)))
+        for piece in (flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE))
+    )
+    if bad:
         raise NonFiniteError(
             f"tensor {name!r} holds {bad} values that are NaN or infinite. Get the weights again; do not train on them."
         )

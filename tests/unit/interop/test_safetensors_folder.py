@@ -3,6 +3,7 @@
 import json
 import pickle
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save, save_file
@@ -30,9 +31,8 @@ def test_one_file(tmp_path):
     tensors = TensorFolder(tmp_path)
     assert tensors.names == ["a", "b"]
     assert tensors.shape("b") == (2, 3)
-    read = dict(tensors.read(["b", "a"]))
-    np.testing.assert_array_equal(read["b"], [[0, 1, 2], [3, 4, 5]])
-    assert read["a"].dtype == np.float16
+    np.testing.assert_array_equal(tensors.read("b"), [[0, 1, 2], [3, 4, 5]])
+    assert tensors.read("a").dtype == np.float16
     assert list(tensors.digests()) == [WEIGHTS]
 
 
@@ -43,7 +43,7 @@ def test_shards(tmp_path):
     write_index(tmp_path, {"a": "one.safetensors", "b": "deep/two.safetensors"})
     tensors = TensorFolder(tmp_path)
     assert tensors.names == ["a", "b"]
-    assert {name: value.shape for name, value in tensors.read(["a", "b"])} == {"a": (2,), "b": (3,)}
+    assert {name: tensors.read(name).tolist() for name in "ab"} == {"a": [1, 1], "b": [0, 0, 0]}
     assert sorted(tensors.digests()) == ["deep/two.safetensors", "one.safetensors"]
 
 
@@ -142,3 +142,25 @@ def test_json_that_is_no_object_is_corrupt(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(CorruptArtifactError, match=r"config\.json"):
         read_json(tmp_path / "config.json")
+
+
+def test_every_float_type_scalars_and_empty_tensors_are_read_as_stored(tmp_path):
+    stored = {
+        str(dtype.__name__): np.array([[1.5, -2.0]], dtype) for dtype in (np.float64, np.float16, ml_dtypes.bfloat16)
+    }
+    stored |= {"scalar": np.array(3.0, np.float32), "empty": np.zeros((0, 4), np.float32)}
+    save_file(stored, tmp_path / WEIGHTS, metadata={"format": "pt"})
+    tensors = TensorFolder(tmp_path)
+    assert tensors.names == sorted(stored)
+    for name, value in stored.items():
+        found = tensors.read(name)
+        assert (found.dtype, found.shape) == (value.dtype, value.shape) == (value.dtype, tensors.shape(name))
+        np.testing.assert_array_equal(found, value)
+
+
+def test_a_file_cut_after_it_was_opened_is_damaged(tmp_path):
+    save_file({"a": np.ones(64, np.float32)}, tmp_path / WEIGHTS)
+    tensors = TensorFolder(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes()[:-1])
+    with pytest.raises(CorruptArtifactError, match="ends early"):
+        tensors.read("a")
