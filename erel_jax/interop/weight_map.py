@@ -1,7 +1,7 @@
 """Where each parameter of ours lies in a Hugging Face checkpoint: what a family's table is made of.
 
 A table says, for every path of the encoder's parameters, the tensor's name there and how its layout differs. Loading
-and exporting read the same tables, so they cannot disagree. Parameters under `layers/` are stacked: `{i}` in a name is
+and exporting read the same tables, so they cannot disagree. A parameter with `{i}` in its name is stacked: `{i}` is
 the layer. Tensors that this package has no use for are named in an explicit list per family; any other tensor without
 a place is an error.
 """
@@ -22,10 +22,26 @@ class Layout(NamedTuple):
 
 
 class Source(NamedTuple):
-    """The tensor that holds a parameter: its name, with `{i}` for the layer of a stacked one, and its layout."""
+    """The tensor that holds a parameter, or the tensors of a stacked one.
+
+    Attributes:
+        name: its name, with `{i}` for the layer of a stacked parameter.
+        layout: how its array differs.
+        first: the layer of a stacked parameter's first row; layers below it have no such tensor.
+    """
 
     name: str
     layout: Layout
+    first: int = 0
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the parameter has a leading axis of layers, each of which is a tensor of its own."""
+        return "{i}" in self.name
+
+    def tensor(self, row: int) -> str:
+        """The name of the tensor with that row of a stacked parameter, or of the only one."""
+        return self.name.format(i=row + self.first)
 
 
 @dataclass(frozen=True)
