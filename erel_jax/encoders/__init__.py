@@ -13,6 +13,7 @@ from erel_jax.encoders.gemma import Gemma2Config, Gemma3Config
 from erel_jax.encoders.gpt2 import Gpt2Config, gpt2
 from erel_jax.encoders.llama import LlamaConfig
 from erel_jax.encoders.mistral import MistralConfig
+from erel_jax.encoders.modernbert import ModernBertConfig, modernbert
 from erel_jax.encoders.qwen import Qwen2Config, Qwen3Config
 from erel_jax.encoders.registry import ENCODERS, EncoderFamily
 from erel_jax.encoders.roberta import RobertaConfig, XlmRobertaConfig, roberta
@@ -39,6 +40,7 @@ __all__ = [
     "Gpt2Config",
     "LlamaConfig",
     "MistralConfig",
+    "ModernBertConfig",
     "Qwen2Config",
     "Qwen3Config",
     "RobertaConfig",
@@ -58,6 +60,7 @@ __all__ = [
     "dinov2",
     "distilbert",
     "gpt2",
+    "modernbert",
     "roberta",
     "siglip_text",
     "siglip_vision",

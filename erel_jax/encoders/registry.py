@@ -20,6 +20,7 @@ from erel_jax.encoders.gemma import Gemma2Config, Gemma3Config
 from erel_jax.encoders.gpt2 import Gpt2Config, gpt2
 from erel_jax.encoders.llama import LlamaConfig
 from erel_jax.encoders.mistral import MistralConfig
+from erel_jax.encoders.modernbert import ModernBertConfig, modernbert
 from erel_jax.encoders.qwen import Qwen2Config, Qwen3Config
 from erel_jax.encoders.roberta import RobertaConfig, XlmRobertaConfig, roberta
 from erel_jax.encoders.siglip import SiglipTextConfig, SiglipVisionConfig, siglip_text, siglip_vision
@@ -46,6 +47,7 @@ ENCODERS: dict[str, EncoderFamily] = {
     "roberta": EncoderFamily(config=RobertaConfig, build=roberta),
     "xlm-roberta": EncoderFamily(config=XlmRobertaConfig, build=roberta),
     "distilbert": EncoderFamily(config=DistilBertConfig, build=distilbert),
+    "modernbert": EncoderFamily(config=ModernBertConfig, build=modernbert),
     "llama": EncoderFamily(config=LlamaConfig, build=decoder),
     "mistral": EncoderFamily(config=MistralConfig, build=decoder),
     "qwen2": EncoderFamily(config=Qwen2Config, build=decoder),

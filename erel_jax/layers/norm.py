@@ -6,16 +6,17 @@ import jax.numpy as jnp
 from erel_jax.module import ParamSpec, ones, zeros
 
 
-def layer_norm_spec(width: int) -> dict[str, ParamSpec]:
-    """Scale and bias [D] of a LayerNorm."""
-    return {"scale": ParamSpec((width,), ("embed",), ones), "bias": ParamSpec((width,), ("embed",), zeros)}
+def layer_norm_spec(width: int, *, bias: bool = True) -> dict[str, ParamSpec]:
+    """Scale and, where there is one, bias [D] of a LayerNorm."""
+    scale = {"scale": ParamSpec((width,), ("embed",), ones)}
+    return {**scale, "bias": ParamSpec((width,), ("embed",), zeros)} if bias else scale
 
 
 def layer_norm(params: dict[str, jax.Array], x: jax.Array, eps: float) -> jax.Array:
     """LayerNorm over the last axis.
 
     Args:
-        params: `scale` and `bias`, float[D].
+        params: `scale` and, where there is one, `bias`, float[D].
         x: float[..., D].
         eps: added to the variance; 1e-12 in BERT, 1e-5 in CLIP, 1e-6 in SASRec.
 
@@ -28,8 +29,10 @@ def layer_norm(params: dict[str, jax.Array], x: jax.Array, eps: float) -> jax.Ar
     variance = jnp.mean(centered * centered, axis=-1, keepdims=True)
     leading = (1,) * (x.ndim - 1)
     scale = params["scale"].astype(jnp.float32).reshape(*leading, -1)
-    bias = params["bias"].astype(jnp.float32).reshape(*leading, -1)
-    return (centered * jax.lax.rsqrt(variance + eps) * scale + bias).astype(x.dtype)
+    normed = centered * jax.lax.rsqrt(variance + eps) * scale
+    if "bias" in params:
+        normed = normed + params["bias"].astype(jnp.float32).reshape(*leading, -1)
+    return normed.astype(x.dtype)
 
 
 def l2_normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:

@@ -126,6 +126,22 @@ def make_gpt2() -> Any:
     )  # fmt: skip
 
 
+def make_modernbert() -> Any:
+    """ModernBERT whose window is shorter than the texts, with a full layer between two windowed ones."""
+    return transformers.ModernBertModel(
+        transformers.ModernBertConfig(
+            vocab_size=67, hidden_size=18, num_hidden_layers=4, num_attention_heads=3, intermediate_size=22,
+            max_position_embeddings=19, local_attention=6, pad_token_id=3, bos_token_id=1, eos_token_id=2,
+            cls_token_id=1, sep_token_id=2,
+            layer_types=["full_attention", "sliding_attention", "full_attention", "sliding_attention"],
+            rope_parameters=dict(
+                full_attention=dict(rope_type="default", rope_theta=500.0),
+                sliding_attention=dict(rope_type="default", rope_theta=20.0),
+            ),
+        )
+    )  # fmt: skip
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "roberta": make_roberta,
     "xlm_roberta": make_xlm_roberta,
@@ -137,6 +153,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "gemma2": make_gemma2,
     "gemma3": make_gemma3,
     "gpt2": make_gpt2,
+    "modernbert": make_modernbert,
 }
 
 

@@ -67,6 +67,8 @@ def expect_close(ours, theirs):
         ("gemma2", "mean"),
         ("gemma3", "last"),
         ("gpt2", "mean"),
+        ("modernbert", "mean"),
+        ("modernbert", "cls"),
     ],
 )
 def test_states_and_poolings(golden, name, pooling):

@@ -19,6 +19,7 @@ from erel_jax.interop.families.gemma import GEMMA2, GEMMA3
 from erel_jax.interop.families.gpt2 import GPT2
 from erel_jax.interop.families.llama import LLAMA
 from erel_jax.interop.families.mistral import MISTRAL
+from erel_jax.interop.families.modernbert import MODERNBERT
 from erel_jax.interop.families.qwen import QWEN2, QWEN3
 from erel_jax.interop.families.roberta import ROBERTA, XLM_ROBERTA
 from erel_jax.interop.families.siglip import SIGLIP_TEXT, SIGLIP_VISION, siglip_towers
@@ -31,6 +32,7 @@ FAMILIES: dict[str, Family] = {
     "roberta": ROBERTA,
     "xlm-roberta": XLM_ROBERTA,
     "distilbert": DISTILBERT,
+    "modernbert": MODERNBERT,
     "llama": LLAMA,
     "mistral": MISTRAL,
     "qwen2": QWEN2,

@@ -13,6 +13,7 @@ from erel_jax.encoders import (
     Gpt2Config,
     LlamaConfig,
     MistralConfig,
+    ModernBertConfig,
     Qwen2Config,
     Qwen3Config,
     RobertaConfig,
@@ -29,6 +30,8 @@ PUBLISHED = [
     (RobertaConfig.base("pooler"), 124_645_632),
     (XlmRobertaConfig(pooling="pooler"), 278_043_648),
     (DistilBertConfig.base(), 66_362_880),
+    (ModernBertConfig.base(), 149_014_272),
+    (ModernBertConfig.large(), 394_781_696),
     # The models without their language-model heads of vocabulary times width.
     (LlamaConfig(), 6_738_415_616 - 32_000 * 4096),
     (LlamaConfig.llama_3_8b(), 8_030_261_248 - 128_256 * 4096),
@@ -60,6 +63,7 @@ TEXT_KINDS = [
     "gemma2",
     "gemma3_text",
     "gpt2",
+    "modernbert",
 ]
 
 
@@ -98,6 +102,11 @@ def test_configs_survive_their_document(kind):
         ("qwen3", {"attention_bias": True}, "attention_bias"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ("gpt2", {"n_head": 7}, "heads 7"),
+        ("modernbert", {"norm_bias": True}, "norm_bias"),
+        ("modernbert", {"num_attention_heads": 7}, "heads 7"),
+        ("modernbert", {"local_attention": 1}, "window 0"),
+        ("modernbert", {"layer_types": ["full_attention"]}, "1 layer_types"),
+        ("modernbert", {"hidden_activation": "swish_glu"}, "swish_glu"),
         ("gemma2", {"use_bidirectional_attention": True}, "Gemma 3 alone"),
         ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar"),
         ("gemma2", {"attn_logit_softcapping": -1.0}, "attn_logit_softcapping"),
@@ -108,6 +117,21 @@ def test_what_is_not_implemented_is_refused(kind, document, message):
     whole = document_of(ENCODERS[kind].config.tiny()) if isinstance(ENCODERS[kind].config(), DecoderConfig) else {}
     with pytest.raises(ConfigError, match=message):
         FAMILIES[kind].read({**whole, **document}, "cls", [])
+
+
+def test_modernbert_is_read_from_the_first_form_of_its_configuration():
+    released = {
+        "model_type": "modernbert", "attention_bias": False, "classifier_pooling": "mean", "decoder_bias": True,
+        "global_attn_every_n_layers": 3, "global_rope_theta": 160000.0, "hidden_activation": "gelu",
+        "hidden_size": 768, "intermediate_size": 1152, "layer_norm_eps": 1e-05, "local_attention": 128,
+        "local_rope_theta": 10000.0, "max_position_embeddings": 8192, "norm_bias": False, "norm_eps": 1e-05,
+        "num_attention_heads": 12, "num_hidden_layers": 22, "pad_token_id": 50283, "vocab_size": 50368,
+    }  # fmt: skip
+    assert FAMILIES["modernbert"].read(released, "cls", []) == ModernBertConfig.base()
+    other = {**released, "global_rope_theta": 500.0, "local_rope_theta": 20.0, "global_attn_every_n_layers": 2}
+    read = FAMILIES["modernbert"].read({**other, "num_hidden_layers": 4}, "cls", [])
+    assert (read.rotary.theta, read.local_rotary.theta) == (500.0, 20.0)
+    assert read.windowed == (False, True, False, True)
 
 
 def test_poolings_are_checked():

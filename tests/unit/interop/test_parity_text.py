@@ -12,6 +12,7 @@ from erel_jax.encoders import (
     Gpt2Config,
     LlamaConfig,
     MistralConfig,
+    ModernBertConfig,
     Qwen2Config,
     Qwen3Config,
     RobertaConfig,
@@ -94,11 +95,16 @@ ORIGINALS = {
         "full_attention", "sliding_attention", "sliding_attention",
     ])),
     "gpt2": ("GPT2", dict(n_embd=30, n_layer=2, n_head=5, n_positions=40, bos_token_id=1, eos_token_id=1)),
+    "modernbert": ("ModernBert", dict(
+        hidden_size=36, num_hidden_layers=5, num_attention_heads=3, intermediate_size=50, max_position_embeddings=40,
+        local_attention=10, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
+    )),
     "qwen3": ("Qwen3", DECODER | dict(use_sliding_window=True, sliding_window=7, max_window_layers=2)),
 }  # fmt: skip
 TASKS = {
     "Roberta": "RobertaForMaskedLM",
     "DistilBert": "DistilBertForMaskedLM",
+    "ModernBert": "ModernBertForMaskedLM",
     "Gemma3Text": "Gemma3ForCausalLM",
     "GPT2": "GPT2LMHeadModel",
 }
@@ -127,6 +133,7 @@ def test_a_task_model_loads_and_its_head_is_ignored(tmp_path, name):
         (Gemma2Config.tiny("mean"), "Gemma2Model"),
         (Gemma3Config.tiny("mean"), "Gemma3TextModel"),
         (Gpt2Config.tiny("last"), "GPT2Model"),
+        (ModernBertConfig.tiny("mean"), "ModernBertModel"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
