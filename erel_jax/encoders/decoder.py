@@ -19,7 +19,7 @@ from erel_jax.encoders.encoded import Encoder
 from erel_jax.encoders.states import Pool, check_text_inputs
 from erel_jax.encoders.tower import Entry, tower
 from erel_jax.errors import ConfigError
-from erel_jax.layers import FLOAT32, Precision, embed_tokens, first_token, masked_mean, token_at
+from erel_jax.layers import FLOAT32, Precision, embed_tokens, first_token, last_positions, masked_mean, token_at
 from erel_jax.layers.decoder import DecoderBlockConfig, decoder_block, decoder_block_spec
 from erel_jax.layers.norm import rms_norm, rms_norm_spec
 from erel_jax.layers.rotary import Rotary, rotary_tables
@@ -142,7 +142,8 @@ def decoder(config: DecoderConfig, precision: Precision = FLOAT32, *, remat: boo
         no dropout: `key` and `train` are accepted and change nothing.
 
     Numerics: norms, rotary angles, softmax and activations run in float32; except with pooling "mean_all", padding on
-    the right never changes a result.
+    the right never changes a result. On the left it changes rounding alone, because positions turn queries and keys
+    against each other, but pooling "cls" reads the first slot.
     """
 
     def enter(params: Any, inputs: Mapping[str, jax.Array]) -> Entry:
@@ -217,6 +218,6 @@ def pool_of(pooling: str, mask: jax.Array) -> Pool:
     if pooling == "cls":
         return first_token
     if pooling == "last":
-        ends = jnp.maximum(jnp.sum(mask, axis=1, dtype=jnp.int32) - 1, 0)
+        ends = last_positions(mask)
         return lambda state: token_at(state, ends)
     return lambda state: masked_mean(state, mask if pooling == "mean" else None)

@@ -17,7 +17,7 @@ from erel_jax.layers.kernels import Bottleneck, LowRank, Quantized, quantize_row
 from erel_jax.layers.map_head import map_head, map_head_spec
 from erel_jax.layers.mlp import mlp, mlp_spec
 from erel_jax.layers.norm import l2_normalize, layer_norm, layer_norm_spec
-from erel_jax.layers.pooling import first_token, masked_mean, token_at
+from erel_jax.layers.pooling import first_token, last_positions, masked_mean, token_at
 from erel_jax.layers.precision import BFLOAT16, FLOAT32, Precision
 from erel_jax.layers.transformer import BlockConfig, block, block_spec, run_stack, stack_spec, unrolled, unstack
 
@@ -43,6 +43,7 @@ __all__ = [
     "extract_windows",
     "first_token",
     "l2_normalize",
+    "last_positions",
     "layer_norm",
     "layer_norm_spec",
     "map_head",

@@ -27,6 +27,19 @@ def masked_mean(states: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     return total / jnp.maximum(jnp.sum(weights, axis=1), 1.0)[:, None]
 
 
+def last_positions(mask: jax.Array) -> jax.Array:
+    """Where the last real token of each row is, whichever side is padded.
+
+    Args:
+        mask: bool[B, L] of real tokens.
+
+    Returns:
+        int32[B]; 0 for a row without real tokens.
+    """
+    places = jnp.arange(mask.shape[1], dtype=jnp.int32)
+    return jnp.max(jnp.where(mask, places[None], 0), axis=1)
+
+
 def token_at(states: jax.Array, positions: jax.Array) -> jax.Array:
     """The state at one position per row: float[B, L, D], int32[B] → float[B, D]."""
     return jnp.take_along_axis(states, positions[:, None, None], axis=1)[:, 0]

@@ -93,6 +93,21 @@ def test_poolings(pooling):
     np.testing.assert_allclose(out.embedding, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("causal", [True, False])
+def test_padding_on_the_left_gives_the_same_text(pooling, causal):
+    encoder = decoder(dataclasses.replace(Qwen2Config.tiny(pooling), causal=causal))
+    params = drawn(encoder.module.spec)
+    right = batch([8, 3, 5], 8)
+    left = {name: np.stack([np.roll(rows[i], 8 - n) for i, n in enumerate((8, 3, 5))]) for name, rows in right.items()}
+    assert not left["mask"][1, :5].any() and left["mask"][1, 5:].all()
+    left["ids"][~left["mask"]] = 63
+    run = jax.jit(partial(encoder.module.apply, taps=(0, 2, 3)))
+    a, b = run(params, right), run(params, left)
+    np.testing.assert_allclose(b.embedding, a.embedding, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(b.taps, a.taps, rtol=2e-5, atol=2e-5)
+
+
 def test_impossible_configs_are_named():
     with pytest.raises(ConfigError, match="'max' of a Llama encoder"):
         LlamaConfig(pooling="max")

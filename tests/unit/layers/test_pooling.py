@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from erel_jax.layers import first_token, masked_mean, token_at
+from erel_jax.layers import first_token, last_positions, masked_mean, token_at
 
 STATES = jnp.arange(2 * 3 * 2, dtype=jnp.float32).reshape(2, 3, 2)
 
@@ -33,3 +33,10 @@ def test_masked_mean_sums_in_float32():
 
 def test_token_at_one_position_per_row():
     np.testing.assert_array_equal(token_at(STATES, jnp.array([2, 0])), [[4, 5], [6, 7]])
+
+
+def test_last_positions_whichever_side_is_padded():
+    mask = jnp.array([[1, 1, 1, 0], [0, 0, 1, 1], [0, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]], bool)
+    found = last_positions(mask)
+    np.testing.assert_array_equal(found, [2, 3, 1, 3, 0])
+    assert found.dtype == jnp.int32
