@@ -9,10 +9,11 @@ import jax
 from safetensors.numpy import save_file
 
 from erel_jax.artifacts import MANIFEST_NAME, ArtifactDir
-from erel_jax.encoders import BertConfig, Encoder
+from erel_jax.encoders import Encoder
 from erel_jax.interop.configurations import document_of, family_of
+from erel_jax.interop.prompts import Prompts
 from erel_jax.interop.safetensors_folder import WEIGHTS, read_json
-from erel_jax.interop.sentence_transformers import settings_files
+from erel_jax.interop.sentence_transformers import MODES, prompt_files, settings_files, understood
 from erel_jax.interop.weights import write_tensors
 
 
@@ -23,12 +24,14 @@ def save_encoder(
     tokenizer_json: str | None = None,
     preprocessor: dict[str, Any] | None = None,
     *,
+    prompts: Prompts | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Writes a folder with `config.json`, `model.safetensors` and, where given, the preprocessing beside them.
 
-    The folder appears whole or not at all, with a `manifest.json` of digests. A BERT encoder that pools by mean or by
-    its first token also gets the files that make it a sentence-transformers folder.
+    The folder appears whole or not at all, with a `manifest.json` of digests. A text encoder that pools by the mean,
+    by its first or by its last token also gets the files that make it a sentence-transformers folder, unless its
+    default prompt goes on after the text, which that library cannot say.
 
     Args:
         folder: the folder to make.
@@ -36,6 +39,7 @@ def save_encoder(
         params: its parameters as plain arrays: merge adapters and dequantize first.
         tokenizer_json: text of a `tokenizer.json`, see `TextTokenizer.to_json`.
         preprocessor: contents of a `preprocessor_config.json`, see `image_processor.vit_settings`.
+        prompts: words around every text, see `TextTokenizer.prompts`.
         overwrite: replace an existing folder.
 
     Returns:
@@ -49,8 +53,10 @@ def save_encoder(
     tensors = write_tensors(params, family_of(encoder.config).weights(encoder.config))
     document["dtype"] = str(jax.tree.leaves(params)[0].dtype)
     files: dict[str, Any] = {"config.json": document}
-    if isinstance(encoder.config, BertConfig) and encoder.config.pooling != "pooler":
-        files |= settings_files(encoder.config.pooling, encoder.width, encoder.config.max_positions)
+    pooling, prompts = getattr(encoder.config, "pooling", ""), prompts or Prompts()
+    files |= prompt_files(prompts)
+    if pooling in MODES.values() and understood(prompts):
+        files |= settings_files(pooling, encoder.width, encoder.config.max_positions)
     if preprocessor is not None:
         files["preprocessor_config.json"] = preprocessor
     with ArtifactDir(folder, kind="encoder", overwrite=overwrite) as artifact:

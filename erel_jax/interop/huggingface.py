@@ -26,8 +26,9 @@ from erel_jax.interop.export import is_artifact
 from erel_jax.interop.families import FAMILIES
 from erel_jax.interop.hub import Source, locate
 from erel_jax.interop.image_processor import ImageProcessor, read_image_processor
+from erel_jax.interop.prompts import Prompts
 from erel_jax.interop.safetensors_folder import TensorFolder, read_json
-from erel_jax.interop.sentence_transformers import SentenceSettings, read_settings
+from erel_jax.interop.sentence_transformers import SentenceSettings, read_prompts, read_settings
 from erel_jax.interop.tokenizer import TextTokenizer, read_tokenizer
 from erel_jax.interop.weights import read_params
 from erel_jax.layers import FLOAT32, Precision
@@ -59,7 +60,11 @@ class Loaded:
     fingerprint: str
 
     def text_inputs(
-        self, texts: Sequence[str], max_length: int | None = None, buckets: Sequence[int] | None = None
+        self,
+        texts: Sequence[str],
+        max_length: int | None = None,
+        buckets: Sequence[int] | None = None,
+        prompt: str | None = None,
     ) -> dict[str, np.ndarray]:
         """Inputs of a text encoder, see `TextTokenizer.encode`.
 
@@ -74,7 +79,7 @@ class Loaded:
                 f"{self.source} gives {self.encoder.modality} states and came without a tokenizer. For texts, load a "
                 "text encoder whose folder has tokenizer.json."
             )
-        return self.tokenizer.encode(texts, max_length, buckets)
+        return self.tokenizer.encode(texts, max_length, buckets, prompt)
 
     def image_inputs(self, images: np.ndarray | Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Inputs of an image encoder, see `ImageProcessor.process`.
@@ -102,6 +107,7 @@ def load_encoder(
     modality: str | None = None,
     precision: Precision = FLOAT32,
     pooling: str | None = None,
+    prompt: str | None = None,
     revision: str | None = None,
     remat: bool = False,
     mesh: Mesh | None = None,
@@ -113,8 +119,11 @@ def load_encoder(
         id_or_folder: a folder with `config.json` and safetensors weights, or a Hub id.
         modality: "text" or "image"; needed for a CLIP model, which has both.
         precision: dtypes of the encoder; parameters are cast to `precision.param`.
-        pooling: "cls", "pooler" or "mean" for BERT; None takes what the folder says (sentence-transformers folders
-            do), else "cls".
+        pooling: one of the family's, for example "cls", "pooler" or "mean" for BERT and "mean" or "last" for LLaMA;
+            None takes what the folder says (sentence-transformers folders do), else the family's first: "cls" for
+            bidirectional encoders, "mean" for decoders.
+        prompt: words around every text, for `Loaded.text_inputs`: the name of a prompt of the folder, a template with
+            `{text}`, or "" for none; None takes what the folder says.
         revision: branch, tag or commit of a Hub id.
         remat: recompute layers in the backward pass.
         mesh: devices to put the parameters on, see `sharding.make_mesh`; None for the default device.
@@ -139,8 +148,8 @@ def load_encoder(
     chosen = next(iter(available)) if modality is None else modality
     if chosen not in available:
         raise ConfigError(f"{source.name} has no encoder for {chosen!r}, only for {sorted(available)}.")
-    placing = _placing(mesh, rules)
-    return _load(source, *available[chosen], placing=placing, precision=precision, pooling=pooling, remat=remat)
+    options = {"precision": precision, "pooling": pooling, "prompt": prompt, "remat": remat}
+    return _load(source, *available[chosen], placing=_placing(mesh, rules), **options)
 
 
 def load_towers(
@@ -194,6 +203,7 @@ def _load(
     placing: Callable[[Any], Any],
     precision: Precision,
     pooling: str | None = None,
+    prompt: str | None = None,
     remat: bool = False,
 ) -> Loaded:
     family = FAMILIES[kind]
@@ -201,6 +211,8 @@ def _load(
     if pooling is not None and not family.poolings:
         choices = sorted(name for name, other in FAMILIES.items() if other.poolings)
         raise ConfigError(f"got pooling {pooling!r} for {source.name}; only {', '.join(choices)} have a choice.")
+    prompts = Prompts() if family.modality != "text" else read_prompts(source.folder, source.link_root)
+    prompts = prompts if prompt is None else prompts.choose(prompt)
     if is_artifact(source.folder):
         verify_manifest(source.folder, kind="encoder")
     tensors = TensorFolder(source.folder, link_root=source.link_root)
@@ -215,11 +227,17 @@ def _load(
             vocabulary=config.vocabulary,
             max_length=settings.max_length,
             lowercase=settings.lowercase,
+            prompts=prompts,
             link_root=source.link_root,
         )
         _check_end(tokenizer, config, source)
         _check_padding(tokenizer, config, source)
-    elif encoder.modality == "image":
+    if prompts.default is not None and tokenizer is None:
+        raise ConfigError(
+            f"{source.name} has no tokenizer to put prompt {prompts.default!r} around texts; a prompt needs a text "
+            "encoder whose folder has tokenizer.json."
+        )
+    if encoder.modality == "image":
         image_processor = read_image_processor(source.folder, source.link_root)
     return Loaded(
         encoder=encoder,
@@ -264,6 +282,7 @@ def _fingerprint(
     tokenizer: TextTokenizer | None,
     image_processor: ImageProcessor | None,
 ) -> str:
+    prompted = None if tokenizer is None else tokenizer.prompts.around
     described = {
         "weights": tensors.digests(),
         "kind": kind,
@@ -272,4 +291,6 @@ def _fingerprint(
         "tokenizer": None if tokenizer is None else [tokenizer.to_json(), tokenizer.lowercase],
         "image_processor": None if image_processor is None else image_processor.document,
     }
+    if prompted is not None and any(prompted):
+        described["prompt"] = prompted
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

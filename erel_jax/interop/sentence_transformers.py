@@ -1,4 +1,4 @@
-"""What a sentence-transformers folder says besides the encoder: how to pool and how long texts may be.
+"""What a sentence-transformers folder says besides the encoder: how to pool, how long texts may be, which prompts.
 
 Such a folder lists its steps in `modules.json`: an encoder, a pooling with its own `config.json`, often a
 normalization. Embeddings of this package are never normalized, so that step needs nothing here. A step that would
@@ -13,9 +13,14 @@ from typing import Any
 
 from erel_jax.errors import ConfigError, CorruptArtifactError
 from erel_jax.folders import safe_join
+from erel_jax.interop.prompts import PLACE, Prompts
 from erel_jax.interop.safetensors_folder import read_json
 
-MODES = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
+MODES = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_lasttoken": "last"}
+_NEW_NAMES = {"lasttoken": "last"}
+_FILE = "config_sentence_transformers.json"
+# Prompts there are words before the text; those with words after it stand under keys of this package.
+_OWN, _OWN_DEFAULT = "erel_jax_prompts", "erel_jax_default_prompt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +28,7 @@ class SentenceSettings:
     """Settings of a folder; None where it says nothing.
 
     Attributes:
-        pooling: "cls" or "mean".
+        pooling: "cls", "mean" or "last".
         max_length: longest text in tokens.
         lowercase: whether texts are lower-cased before the tokenizer.
     """
@@ -60,7 +65,7 @@ def read_settings(folder: str | os.PathLike[str], link_root: Path | None = None)
                 f"{modules} has a step of type {kind!r}; Transformer, Pooling and Normalize are built in."
             )
         if name == "Pooling":
-            pooling = _pooling(safe_join(folder, f"{path}/config.json", link_root=link_root))
+            pooling = _pooling(safe_join(folder, f"{path}/config.json", link_root=link_root), folder, link_root)
         if name == "Transformer" and path:
             raise ConfigError(f"{modules} keeps the encoder in {path!r}; point to that folder itself.")
     limits = safe_join(folder, "sentence_bert_config.json", link_root=link_root)
@@ -73,24 +78,47 @@ def read_settings(folder: str | os.PathLike[str], link_root: Path | None = None)
     )
 
 
-def _pooling(path: Path) -> str:
+def read_prompts(folder: str | os.PathLike[str], link_root: Path | None = None) -> Prompts:
+    """The prompts of a folder, none where it has no file of them.
+
+    Raises:
+        CorruptArtifactError: prompts that are no texts, or a default that is not among them.
+    """
+    path = safe_join(folder, _FILE, link_root=link_root)
+    document = read_json(path) if path.is_file() else {}
+    before, own = document.get("prompts") or {}, document.get(_OWN) or {}
+    if not all(isinstance(group, dict) for group in (before, own)):
+        raise CorruptArtifactError(f"{path} has prompts {before!r}, expected an object of names and texts.")
+    templates = {name: f"{words}{PLACE}" if isinstance(words, str) else words for name, words in before.items()}
+    try:
+        default = document.get(_OWN_DEFAULT) or document.get("default_prompt_name")
+        return Prompts(templates={**templates, **own}, default=default)
+    except ConfigError as error:
+        raise CorruptArtifactError(f"{path}: {error}") from error
+
+
+def _pooling(path: Path, folder: str | os.PathLike[str], link_root: Path | None) -> str:
     """The one pooling mode of a pooling config, in its old form (booleans) or its new one (`pooling_mode`)."""
     document = read_json(path)
+    if document.get("include_prompt") is False and any(
+        template != PLACE for template in read_prompts(folder, link_root).templates.values()
+    ):
+        raise ConfigError(f"{path} pools without the prompt (include_prompt false), which is not implemented.")
     chosen: Any = document.get("pooling_mode")
     if chosen is None:
         modes = [key for key, value in document.items() if key.startswith("pooling_mode_") and value]
         chosen = [MODES.get(mode, mode) for mode in modes]
-    names = [chosen] if isinstance(chosen, str) else list(chosen)
+    names = [_NEW_NAMES.get(name, name) for name in ([chosen] if isinstance(chosen, str) else list(chosen))]
     if len(names) != 1 or names[0] not in MODES.values():
-        raise ConfigError(f"{path} pools by {names}; 'cls' or 'mean' alone are implemented.")
+        raise ConfigError(f"{path} pools by {names}; 'cls', 'mean' or 'last' alone are implemented.")
     return names[0]
 
 
 def settings_files(pooling: str, width: int, max_length: int) -> dict[str, Any]:
-    """The JSON documents that make a BERT folder a sentence-transformers folder, by path.
+    """The JSON documents that make a text encoder's folder a sentence-transformers folder, by path.
 
     Args:
-        pooling: "cls" or "mean".
+        pooling: "cls", "mean" or "last".
         width: width D of the embedding.
         max_length: longest text in tokens.
     """
@@ -106,3 +134,20 @@ def settings_files(pooling: str, width: int, max_length: int) -> dict[str, Any]:
         },
         "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
     }
+
+
+def prompt_files(prompts: Prompts) -> dict[str, Any]:
+    """The JSON document of prompts, by path; the inverse of `read_prompts`. Nothing where there are none."""
+    if not prompts.templates:
+        return {}
+    before = {name: words.removesuffix(PLACE) for name, words in prompts.templates.items() if words.endswith(PLACE)}
+    own = {name: words for name, words in prompts.templates.items() if name not in before}
+    document: dict[str, Any] = {"prompts": before, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    if prompts.default is not None:
+        document["default_prompt_name" if prompts.default in before else _OWN_DEFAULT] = prompts.default
+    return {_FILE: {**document, _OWN: own} if own else document}
+
+
+def understood(prompts: Prompts) -> bool:
+    """Whether sentence-transformers would use the default prompt as this package does: nothing follows the text."""
+    return not prompts.around[1]

@@ -2,7 +2,7 @@
 
 `TextTokenizer` drives a fast tokenizer from `tokenizer.json` directly. Truncation and padding settings stored in that
 file are overridden: lengths are the caller's choice, drawn from a few buckets so that few programs are compiled. How
-many texts were cut is counted.
+many texts were cut is counted. A prompt around the texts is never cut.
 """
 
 import os
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer, normalizers
+from tokenizers import Encoding, Tokenizer, normalizers
 
 from erel_jax.errors import CheckpointError, ConfigError, CorruptArtifactError, DataError
 from erel_jax.folders import safe_join
 from erel_jax.interop.configurations import refuse_code
+from erel_jax.interop.prompts import Prompts
 from erel_jax.interop.safetensors_folder import read_json
 
 UNLIMITED = 10**6
@@ -28,20 +29,31 @@ class TextTokenizer:
     Args:
         backend: a tokenizer of the `tokenizers` library; its own truncation and padding are switched off.
         max_length: the most tokens a text may have, special tokens included; longer texts are cut.
-        pad_id: id in padded places (they are masked, so it never changes a result).
+        pad_id: id in padded places. It may be that of a real token, as where a decoder pads with its end token: the
+            mask says what is padding, the id never does.
         lowercase: lower-case texts before the tokenizer sees them.
+        prompts: words around every text.
 
     Attributes:
         truncated: number of texts cut so far.
     """
 
-    def __init__(self, backend: Tokenizer, *, max_length: int, pad_id: int = 0, lowercase: bool = False) -> None:
+    def __init__(
+        self,
+        backend: Tokenizer,
+        *,
+        max_length: int,
+        pad_id: int = 0,
+        lowercase: bool = False,
+        prompts: Prompts | None = None,
+    ) -> None:
         self.backend = backend
         self.backend.no_padding()
         self.backend.no_truncation()
         self.max_length = max_length
         self.pad_id = pad_id
         self.lowercase = lowercase
+        self.prompts = prompts or Prompts()
         self.truncated = 0
 
     @property
@@ -56,7 +68,11 @@ class TextTokenizer:
         return ids[-1] if ids else None
 
     def encode(
-        self, texts: Sequence[str], max_length: int | None = None, buckets: Sequence[int] | None = None
+        self,
+        texts: Sequence[str],
+        max_length: int | None = None,
+        buckets: Sequence[int] | None = None,
+        prompt: str | None = None,
     ) -> dict[str, np.ndarray]:
         """Tokenizes, cuts and pads texts.
 
@@ -66,12 +82,14 @@ class TextTokenizer:
             max_length: the most tokens, at most the tokenizer's own `max_length`, which is the default.
             buckets: allowed lengths L; the result has the smallest one that holds its longest text. None pads to
                 `max_length`, one shape for every call.
+            prompt: name of a prompt, a template with `{text}`, or "" for none; None takes the default of `prompts`.
 
         Returns:
             `{"ids": int32[N, L], "mask": bool[N, L]}`, right padded, on the host.
 
         Raises:
-            ConfigError: `max_length` is above the encoder's positions, or no bucket holds it.
+            ConfigError: `max_length` is above the encoder's positions or leaves no token for the text beside the
+                prompt, no bucket holds it, or an unknown prompt.
             DataError: an entry is not a string.
         """
         limit = self.max_length if max_length is None else max_length
@@ -80,13 +98,8 @@ class TextTokenizer:
         wrong = [i for i, text in enumerate(texts) if not isinstance(text, str)]
         if wrong:
             raise DataError(f"texts {wrong[:5]} are not strings, first: {texts[wrong[0]]!r}. Pass a list of str.")
-        self.backend.enable_truncation(limit)
-        try:
-            encodings = self.backend.encode_batch([self._clean(text) for text in texts])
-        finally:
-            self.backend.no_truncation()
-        self.truncated += sum(bool(encoding.overflowing) for encoding in encodings)
-        rows = [encoding.ids for encoding in encodings]
+        chosen = self.prompts if prompt is None else self.prompts.choose(prompt)
+        rows = [encoding.ids for encoding in self._encodings([self._clean(text) for text in texts], limit, chosen)]
         length = bucket(max((len(row) for row in rows), default=1), limit, buckets)
         ids = np.full((len(rows), length), self.pad_id, np.int32)
         mask = np.zeros((len(rows), length), bool)
@@ -98,6 +111,44 @@ class TextTokenizer:
     def to_json(self) -> str:
         """The tokenizer as the text of a `tokenizer.json`."""
         return self.backend.to_str()
+
+    def _encodings(self, texts: list[str], limit: int, prompts: Prompts) -> list[Encoding]:
+        """Tokens of every text in its prompt, at most `limit`; what is cut is the end of the text."""
+        before, after = (self._clean(words) for words in prompts.around)
+        alone = len(self.backend.encode(before + after)) if before or after else 0
+        if alone >= limit:
+            raise ConfigError(
+                f"prompt {prompts.default!r} takes {alone} tokens without a text, max_length is {limit}. Allow more "
+                "tokens or shorten the prompt."
+            )
+        prompted = [before + text + after for text in texts]
+        if after:
+            encodings = self.backend.encode_batch(prompted)
+            for i, encoding in enumerate(encodings):
+                if len(encoding) > limit:
+                    encodings[i] = self._cut(encoding, texts[i], before, after, limit)
+                    self.truncated += 1
+            return encodings
+        self.backend.enable_truncation(limit)
+        try:
+            encodings = self.backend.encode_batch(prompted)
+        finally:
+            self.backend.no_truncation()
+        self.truncated += sum(bool(encoding.overflowing) for encoding in encodings)
+        return encodings
+
+    def _cut(self, encoding: Encoding, text: str, before: str, after: str, limit: int) -> Encoding:
+        """The encoding of as much of a text's beginning as fits between the two parts of its prompt.
+
+        Shortened text may fall into more tokens than were counted, so this repeats until it fits.
+        """
+        while len(encoding) > limit and text:
+            end = len(before) + len(text)
+            starts = [start - len(before) for start, stop in encoding.offsets if len(before) <= start < min(stop, end)]
+            excess = len(encoding) - limit
+            text = text[: starts[-excess] if excess < len(starts) else 0]
+            encoding = self.backend.encode(before + text + after)
+        return encoding
 
     def _clean(self, text: str) -> str:
         text = text.lower() if self.lowercase else text
@@ -130,6 +181,7 @@ def read_tokenizer(
     vocabulary: int,
     max_length: int | None = None,
     lowercase: bool = False,
+    prompts: Prompts | None = None,
     link_root: Path | None = None,
 ) -> TextTokenizer | None:
     """The tokenizer of a Hugging Face folder.
@@ -140,6 +192,7 @@ def read_tokenizer(
         vocabulary: rows of the encoder's embedding table; a tokenizer with larger ids is refused.
         max_length: longest text if the folder's owner limits it further.
         lowercase: lower-case texts first (the tokenizer's own setting is applied besides).
+        prompts: words around every text.
         link_root: see `erel_jax.folders.safe_join`.
 
     Returns:
@@ -159,7 +212,9 @@ def read_tokenizer(
     stored = config.get("model_max_length")
     if isinstance(stored, int) and 0 < stored < UNLIMITED:
         limits.append(stored)
-    tokenizer = TextTokenizer(backend, max_length=min(limits), pad_id=_pad_id(backend, config), lowercase=lowercase)
+    tokenizer = TextTokenizer(
+        backend, max_length=min(limits), pad_id=_pad_id(backend, config), lowercase=lowercase, prompts=prompts
+    )
     if tokenizer.vocabulary > vocabulary:
         raise CheckpointError(
             f"the tokenizer in {folder} has ids up to {tokenizer.vocabulary - 1}, the embedding table has {vocabulary} "

@@ -5,7 +5,14 @@ import json
 import pytest
 
 from erel_jax.errors import ConfigError, CorruptArtifactError
-from erel_jax.interop.sentence_transformers import read_settings, settings_files
+from erel_jax.interop.prompts import Prompts
+from erel_jax.interop.sentence_transformers import (
+    prompt_files,
+    read_prompts,
+    read_settings,
+    settings_files,
+    understood,
+)
 
 PREFIX = "sentence_transformers.models"
 
@@ -25,6 +32,8 @@ def write(folder, pooling, modules=None, limits=None):
     [
         ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False}, "mean"),
         ({"pooling_mode_cls_token": True, "word_embedding_dimension": 3}, "cls"),
+        ({"pooling_mode_lasttoken": True, "pooling_mode_mean_tokens": False, "include_prompt": True}, "last"),
+        ({"pooling_mode": "lasttoken"}, "last"),
         ({"pooling_mode": "mean"}, "mean"),
         ({"pooling_mode": ["cls"]}, "cls"),
     ],
@@ -37,7 +46,7 @@ def test_both_forms_of_pooling(tmp_path, pooling, expected):
 
 @pytest.mark.parametrize(
     "pooling",
-    [{"pooling_mode_max_tokens": True}, {"pooling_mode": "lasttoken"}, {"pooling_mode": ["cls", "mean"]}, {}],
+    [{"pooling_mode_max_tokens": True}, {"pooling_mode": "weightedmean"}, {"pooling_mode": ["cls", "mean"]}, {}],
 )
 def test_other_poolings_are_refused(tmp_path, pooling):
     write(tmp_path, pooling)
@@ -72,9 +81,62 @@ def test_a_plain_folder_says_nothing(tmp_path):
     assert (settings.pooling, settings.max_length, settings.lowercase) == (None, None, False)
 
 
-def test_written_settings_are_read_back(tmp_path):
+@pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
+def test_written_settings_are_read_back(tmp_path, pooling):
     (tmp_path / "1_Pooling").mkdir()
-    for name, content in settings_files("mean", 16, 24).items():
+    for name, content in settings_files(pooling, 16, 24).items():
         (tmp_path / name).write_text(json.dumps(content))
     settings = read_settings(tmp_path)
-    assert (settings.pooling, settings.max_length, settings.lowercase) == ("mean", 24, False)
+    assert (settings.pooling, settings.max_length, settings.lowercase) == (pooling, 24, False)
+    modes = json.loads((tmp_path / "1_Pooling" / "config.json").read_text())
+    assert sum(value is True for value in modes.values()) == 1 and modes["pooling_mode_lasttoken"] == (
+        pooling == "last"
+    )
+
+
+CONFIG = "config_sentence_transformers.json"
+
+
+def test_prompts_of_the_library_stand_before_the_text(tmp_path):
+    assert read_prompts(tmp_path) == Prompts()
+    (tmp_path / CONFIG).write_text(json.dumps({"prompts": {"q": "Query: ", "d": ""}, "default_prompt_name": "q"}))
+    found = read_prompts(tmp_path)
+    assert found.templates == {"q": "Query: {text}", "d": "{text}"}
+    assert (found.around, found.choose("d").around) == (("Query: ", ""), ("", ""))
+
+
+@pytest.mark.parametrize("default", [None, "query", "sum up"])
+def test_written_prompts_are_read_back(tmp_path, default):
+    templates = {"query": "Query: {text}", "document": "{text}", "sum up": 'Of "{text}" in one word:"'}
+    prompts = Prompts(templates=templates, default=default)
+    for name, content in prompt_files(prompts).items():
+        (tmp_path / name).write_text(json.dumps(content))
+    assert read_prompts(tmp_path) == prompts
+    document = json.loads((tmp_path / CONFIG).read_text())
+    assert document["prompts"] == {"query": "Query: ", "document": ""}
+    assert document["default_prompt_name"] == ("query" if default == "query" else None)
+    assert understood(prompts) == (default != "sum up")
+    assert prompt_files(Prompts()) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"prompts": ["Query: "]}, "expected an object"),
+        ({"prompts": {"q": 3}}, "expected a text"),
+        ({"prompts": {"q": "before {text}"}}, r"'q'.*once"),
+        ({"prompts": {"q": "Query: "}, "default_prompt_name": "query"}, r"'query' is none of the prompts \['q'\]"),
+    ],
+)
+def test_prompts_that_cannot_be_meant_are_corrupt(tmp_path, content, message):
+    (tmp_path / CONFIG).write_text(json.dumps(content))
+    with pytest.raises(CorruptArtifactError, match=message):
+        read_prompts(tmp_path)
+
+
+def test_pooling_without_the_prompt_is_refused_where_there_is_one(tmp_path):
+    write(tmp_path, {"pooling_mode_mean_tokens": True, "include_prompt": False})
+    assert read_settings(tmp_path).pooling == "mean"
+    (tmp_path / CONFIG).write_text(json.dumps({"prompts": {"query": "Represent this: "}}))
+    with pytest.raises(ConfigError, match="include_prompt"):
+        read_settings(tmp_path)
