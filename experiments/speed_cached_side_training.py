@@ -32,6 +32,7 @@ from erel_jax.data.sequence_batches import SequenceBatches
 from erel_jax.host_memory import keep_freed_memory
 from erel_jax.layers import BFLOAT16, FLOAT32, Precision
 from erel_jax.losses import debiased_cross_entropy
+from erel_jax.module import Module
 from erel_jax.recommendation.compact_sasrec import compact_sasrec
 from erel_jax.recommendation.sasrec import SasrecConfig, sasrec
 from erel_jax.training import adam, new_state, train_step
@@ -68,12 +69,12 @@ def windows_of(data: str | None, items: int) -> np.ndarray:
     return windows
 
 
-def side_training(width: int, precision: Precision, dropout: float):
-    """`(spec, loss_fn)` of side network, user encoder and loss.
+def side_training(width: int, precision: Precision, dropout: float, network: Module | None = None):
+    """`(spec, loss_fn)` of side network (IISAN of two modalities where none is given), user encoder and loss.
 
     `params` hold the states of the batch's unique items as `states`, or those of the whole catalog as `features`.
     """
-    items = iisan({name: (len(TAPS), width) for name in ("image", "text")}, precision=precision)
+    items = network or iisan({name: (len(TAPS), width) for name in ("image", "text")}, precision=precision)
     users = compact_sasrec(SasrecConfig(dropout=dropout), precision)
     shared = sasrec(SasrecConfig(), precision)
     spec = {"items": items.spec, "users": shared.spec}
@@ -129,12 +130,12 @@ def _measure(size: int, windows: np.ndarray, features: dict, width: int, pairs: 
         torch.from_numpy(log_popularity),
     )
     differences = _differences(peer, given, batch, resident, width)
-    our_step, peer_step = _our_step(width, batch, resident), _peer_step(peer, given)
+    ours_step, peer_step = our_step(width, batch, resident), _peer_step(peer, given)
     small = size <= 64
     at_once = CachedIisan(width=width, masking="at_once")
     more = {"pairs": pairs if small else -(-pairs // 3), "warmup": 2 if small else 1, "quick": 3}
-    beside, repaired = alternate(our_step, _peer_step(at_once, given), **more)
-    ours, theirs = alternate(our_step, peer_step, **more)
+    beside, repaired = alternate(ours_step, _peer_step(at_once, given), **more)
+    ours, theirs = alternate(ours_step, peer_step, **more)
     return row(
         f"b{size}",
         ours,
@@ -168,8 +169,9 @@ def _differences(peer, given: tuple, batch: dict, resident: dict, width: int) ->
     return found
 
 
-def _our_step(width: int, batch: dict, resident: dict):
-    spec, loss_fn = side_training(width, BFLOAT16, dropout=0.1)
+def our_step(width: int, batch: dict, resident: dict, network: Module | None = None):
+    """A call that takes one training step in bfloat16 with the catalog's features resident, and waits for it."""
+    spec, loss_fn = side_training(width, BFLOAT16, 0.1, network)
     params = {**module.init(jax.random.key(0), spec), "features": resident}
     trainable, frozen = tree.partition(params, ["items/.*", "users/.*"])
     optimizer = adam(1e-4)

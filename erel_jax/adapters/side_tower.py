@@ -12,7 +12,8 @@ Reference: IISAN, arXiv 2404.02059 (intra-modal and inter-modal side adapted net
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import jax
@@ -134,16 +135,22 @@ def intra_states(
 
     def mixtures() -> Iterator[Mixture]:
         for k, tap in enumerate(split_taps(taps, precision)):
-            yield lambda state, k=k, tap=tap: _gated(tap, state, None if gates is None else gates[k], config)
+            yield lambda state, k=k, tap=tap: gated(tap, state, None if gates is None else gates[k], config)
 
     return climb(params, mixtures(), config, precision, output)
 
 
-def _gated(tap: jax.Array, state: jax.Array | None, gate: jax.Array | None, config: TowerConfig) -> jax.Array:
+def gated(tap: jax.Array, state: jax.Array | None, gate: jax.Array | None, config: TowerConfig) -> jax.Array:
+    """What a block reads of its own tap and the state below, float[N, D]; `state` is None at the first tap."""
     if state is None:
         return tap if gate is None or not config.first_gate_against_zero else gate * tap
     # g·h + (1-g)·s written so that the gate's gradient is one sum over the rows and not two.
     return state + tap if gate is None else state + gate * (tap - state)
+
+
+def weighted_sum(weights: Sequence[jax.Array], taps: Sequence[jax.Array]) -> jax.Array:
+    """`Σ_n w_n h_n`, float[N, D], for scalars w_n and float[N, D] h_n."""
+    return reduce(jnp.add, [weight * tap for weight, tap in zip(weights, taps, strict=True)])
 
 
 def inter_states(

@@ -18,7 +18,7 @@ from erel_jax.interop.wordpiece import train_wordpiece
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") if path.stem != "__init__")
 # The training steps compile in both frameworks and take most of a minute each.
-SLOW = {"speed_cached_side_training", "speed_uncached_side_training"}
+SLOW = {"speed_cached_side_training", "speed_uncached_side_training", "speed_crossan"}
 SPEED = [
     pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
     for name in SCRIPTS
