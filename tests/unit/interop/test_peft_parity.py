@@ -1,5 +1,6 @@
 """Adapter folders written here open in Hugging Face peft with equal outputs, and the other way round; live."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -8,14 +9,14 @@ import numpy as np
 import pytest
 
 from erel_jax import module, tree
-from erel_jax.adapters import dora, ia3, lora, trainable
-from erel_jax.encoders import BertConfig, bert
+from erel_jax.adapters import dora, ia3, lora, prefix_tuning, prompt_tuning, trainable
+from erel_jax.encoders import BertConfig, Gpt2Config, LlamaConfig, bert, decoder, gpt2
 from erel_jax.interop.export import save_encoder
 from erel_jax.interop.peft_folder import load_adapter, save_adapter
 
 torch = pytest.importorskip("torch", reason="live parity needs torch: pip install torch==2.13.0")
 transformers = pytest.importorskip("transformers")
-peft = pytest.importorskip("peft", reason="pip install --no-deps peft accelerate")
+peft = pytest.importorskip("peft", reason="live parity needs peft: pip install 'erel-jax[peers]'")
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 ENCODER = bert(BertConfig.tiny("pooler"))
 WRAPS = {
@@ -59,3 +60,46 @@ def test_both_ways(base, tmp_path, name):
     back = load_adapter(Path(tmp_path / "theirs"), ENCODER, params)
     np.testing.assert_allclose(run(back).tokens, theirs.last_hidden_state.numpy(), rtol=1e-5, atol=1e-5)
     assert np.abs(np.asarray(run(params).tokens) - np.asarray(run(back).tokens)).max() > 1e-2
+
+
+def bert_mean():
+    return bert(BertConfig.tiny("mean"))
+
+
+def llama():
+    return decoder(dataclasses.replace(LlamaConfig.tiny("mean"), causal=True))
+
+
+def gpt2_causal():
+    return gpt2(dataclasses.replace(Gpt2Config.tiny("mean"), causal=True))
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prefix", "network"])
+@pytest.mark.parametrize("build", [bert_mean, *(pytest.param(b, marks=pytest.mark.slow) for b in (llama, gpt2_causal))])
+def test_prompts_and_prefixes_both_ways(tmp_path, build, kind):
+    """`network` is a prefix that peft makes with its network; what it stores is what the network gave."""
+    encoder = build()
+    params = drawn(encoder.module.spec, 0)
+    model = transformers.AutoModel.from_pretrained(
+        save_encoder(tmp_path / "model", encoder, params), attn_implementation="eager"
+    )
+    rewrite = prompt_tuning if kind == "prompt" else prefix_tuning
+    adapted = {**drawn(rewrite(encoder.module.spec, tokens=3), 2), **params}
+    if kind == "network":
+        config = peft.PrefixTuningConfig(
+            task_type="FEATURE_EXTRACTION", num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=8
+        )
+        model = peft.get_peft_model(model, config).eval()
+    else:
+        model = peft.PeftModel.from_pretrained(model, save_adapter(tmp_path / "ours", encoder, adapted)).eval()
+    ids = np.random.default_rng(1).integers(1, 60, (3, 7)).astype(np.int32)
+    mask = np.arange(7)[None] < np.array([7, 3, 5])[:, None]
+    with torch.no_grad():
+        theirs = model(input_ids=torch.tensor(ids).long(), attention_mask=torch.tensor(mask).long())
+    theirs = theirs.last_hidden_state.numpy()[:, -7:]
+    model.save_pretrained(tmp_path / "theirs")
+    back = load_adapter(tmp_path / "theirs", encoder, params)
+    run = jax.jit(lambda p: encoder.module.apply(p, {"ids": ids, "mask": mask}, tokens=True).tokens)
+    for ours in (back,) if kind == "network" else (adapted, back):
+        np.testing.assert_allclose(run(ours), theirs, rtol=1e-5, atol=1e-5)
+    assert np.abs(np.asarray(run(params)) - theirs).max() > 1e-2
