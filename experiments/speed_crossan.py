@@ -1,7 +1,7 @@
 """What CROSSAN's step costs as modalities are added, and what its cross-modal terms add to it.
 
 Cached training steps (side network, user encoder, loss, Adam, bfloat16 operands) over windows of Amazon Scientific
-where `--data` is given, synthetic ones of the same lengths otherwise; every modality has 7 taps of width 768, in memory:
+where `--data` is given, synthetic ones of the same lengths otherwise; each modality has 7 taps of width 768, in memory:
 
     python experiments/speed_crossan.py --data ../shared/data/amazon_scientific_users.tsv
 

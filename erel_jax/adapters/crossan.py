@@ -81,17 +81,7 @@ def crossan(
         raise ConfigError(f"unknown fusion {fusion!r}. {suggest(fusion, FUSIONS)}")
     check_transform(transform, transform_rank)
     cross = cross and len(names) > 1
-    spec: dict[str, Any] = {"towers": {name: _tower_spec(taps, name, cross, config) for name in names}}
-    if cross:
-        maps = {name: _maps_spec(taps, name, transform, transform_rank) for name in names}
-        spec |= {"transform": {name: part for name, part in maps.items() if part}} if any(maps.values()) else {}
-    spec["heads"] = {
-        name: {"output": affine_spec(width, embedding, xavier=name == "image")} for name, (_, width) in taps.items()
-    }
-    if fusion == "experts":
-        spec["mixture"] = modality_experts_spec(names, embedding)
-    elif len(names) > 1:
-        spec["fusion"] = affine_spec(len(names) * embedding, embedding)
+    spec = _spec(taps, cross, fusion, config, embedding, (transform, transform_rank))
 
     def apply(
         params: PyTree, states: Mapping[str, jax.Array], presence: Presence | None = None, *, key: Any = None,
@@ -112,6 +102,23 @@ def crossan(
         return fuse(params, vectors, there, precision)
 
     return Module(spec, apply)
+
+
+def _spec(
+    taps: Shapes, cross: bool, fusion: str, config: TowerConfig, embedding: int, transform: tuple[str, int]
+) -> dict[str, Any]:
+    spec: dict[str, Any] = {"towers": {name: _tower_spec(taps, name, cross, config) for name in taps}}
+    if cross:
+        maps = {name: _maps_spec(taps, name, *transform) for name in taps}
+        spec |= {"transform": {name: part for name, part in maps.items() if part}} if any(maps.values()) else {}
+    spec["heads"] = {
+        name: {"output": affine_spec(width, embedding, xavier=name == "image")} for name, (_, width) in taps.items()
+    }
+    if fusion == "experts":
+        spec["mixture"] = modality_experts_spec(tuple(taps), embedding)
+    elif len(taps) > 1:
+        spec["fusion"] = affine_spec(len(taps) * embedding, embedding)
+    return spec
 
 
 def _tower_spec(taps: Shapes, name: str, cross: bool, config: TowerConfig) -> dict[str, Any]:
