@@ -104,6 +104,8 @@ class ClipVisionConfig:
         activation: name of the feed-forward activation.
         eps: epsilon of the layer norms.
         projection: embedding width E, or None for no projection.
+        trained_size: image size that the position table was trained for, where it is another one; the positions are
+            then interpolated.
     """
 
     image_size: int = 224
@@ -116,9 +118,11 @@ class ClipVisionConfig:
     activation: str = "quick_gelu"
     eps: float = 1e-5
     projection: int | None = 512
+    trained_size: int | None = None
 
     def __post_init__(self):
         check_patches(self.image_size, self.patch)
+        check_patches(self.trained_size or self.image_size, self.patch)
         _ = self.block
 
     @property
@@ -232,7 +236,8 @@ def clip_vision(config: ClipVisionConfig, precision: Precision = FLOAT32, *, rem
     def head(params: Any, pooled: jax.Array) -> jax.Array:
         return _project(params, layer_norm(params["final_norm"], pooled, config.eps), precision)
 
-    embeddings = image_embeddings_spec(config.patch, config.channels, config.image_size, config.width, bias=False)
+    trained = config.trained_size or config.image_size
+    embeddings = image_embeddings_spec(config.patch, config.channels, trained, config.width, bias=False)
     return tower(
         modality="image",
         config=config,

@@ -22,6 +22,8 @@ class DeitConfig:
         mlp_width: feed-forward width F.
         activation: name of the feed-forward activation.
         eps: epsilon of the layer norms.
+        trained_size: image size that the position table was trained for, where it is another one; the positions are
+            then interpolated.
     """
 
     image_size: int = 224
@@ -33,9 +35,11 @@ class DeitConfig:
     mlp_width: int = 3072
     activation: str = "gelu"
     eps: float = 1e-12
+    trained_size: int | None = None
 
     def __post_init__(self):
         check_patches(self.image_size, self.patch)
+        check_patches(self.trained_size or self.image_size, self.patch)
         _ = self.block
 
     @property
@@ -83,12 +87,11 @@ def deit(config: DeitConfig, precision: Precision = FLOAT32, *, remat: bool = Fa
         An `Encoder` of modality "image". Taps are the class token of the residual stream, not normalized; the
         embedding is the class token after the final norm, and `tokens` is that norm's output.
     """
+    trained = config.trained_size or config.image_size
     return class_token_tower(
         config,
         {
-            "embeddings": image_embeddings_spec(
-                config.patch, config.channels, config.image_size, config.width, distilled=True
-            ),
+            "embeddings": image_embeddings_spec(config.patch, config.channels, trained, config.width, distilled=True),
             "layers": stack_spec(config.block, config.layers),
             "final_norm": layer_norm_spec(config.width),
         },

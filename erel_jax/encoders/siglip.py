@@ -29,6 +29,7 @@ from erel_jax.layers import (
     map_head,
     map_head_spec,
     masked_mean,
+    resize_positions,
     stack_spec,
 )
 from erel_jax.module import ParamSpec, normal, zeros
@@ -97,6 +98,8 @@ class SiglipVisionConfig:
         mlp_width: feed-forward width F.
         activation: name of the feed-forward activation.
         eps: epsilon of the layer norms.
+        trained_size: image size that the position table was trained for, where it is another one; the positions are
+            then interpolated.
     """
 
     image_size: int = 224
@@ -108,10 +111,12 @@ class SiglipVisionConfig:
     mlp_width: int = 3072
     activation: str = "gelu_pytorch_tanh"
     eps: float = 1e-6
+    trained_size: int | None = None
 
     def __post_init__(self):
-        if not 1 <= self.patch <= self.image_size:
-            raise ConfigError(f"image_size {self.image_size} holds no patch of {self.patch} pixels.")
+        for size in (self.image_size, self.trained_size or self.image_size):
+            if not 1 <= self.patch <= size:
+                raise ConfigError(f"image_size {size} holds no patch of {self.patch} pixels.")
         _ = self.block
 
     @property
@@ -224,7 +229,8 @@ def siglip_vision(config: SiglipVisionConfig, precision: Precision = FLOAT32, *,
         pixels = check_pixels(inputs, config.image_size, config.channels)
         embeddings = params["embeddings"]
         x = embed_patches(embeddings["patch"], pixels, config.patch, precision)
-        x = x + embeddings["position"]["table"].astype(x.dtype)[None]
+        side = config.image_size // config.patch
+        x = x + resize_positions(embeddings["position"]["table"], (side, side)).astype(x.dtype)[None]
         return Entry(x, block_layer(config.block, precision, None), masked_mean, None)
 
     def head(params: Any, tokens: jax.Array) -> jax.Array:
@@ -237,7 +243,7 @@ def siglip_vision(config: SiglipVisionConfig, precision: Precision = FLOAT32, *,
             precision=precision,
         )
 
-    width = config.width
+    width, rows = config.width, ((config.trained_size or config.image_size) // config.patch) ** 2
     kernel = ParamSpec((config.patch * config.patch * config.channels, width), (None, "embed"), normal(0.02))
     encoder = tower(
         modality="image",
@@ -245,7 +251,7 @@ def siglip_vision(config: SiglipVisionConfig, precision: Precision = FLOAT32, *,
         spec={
             "embeddings": {
                 "patch": {"kernel": kernel, "bias": ParamSpec((width,), ("embed",), zeros)},
-                "position": {"table": ParamSpec((config.patches, width), (None, "embed"), normal(width**-0.5))},
+                "position": {"table": ParamSpec((rows, width), (None, "embed"), normal(width**-0.5))},
             },
             "layers": stack_spec(config.block, config.layers),
             "final_norm": layer_norm_spec(width),

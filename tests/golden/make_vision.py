@@ -1,5 +1,7 @@
 """Makes the golden files of vision families with the original PyTorch models: python tests/golden/make_vision.py"""
 
+from typing import Any
+
 import torch
 import transformers
 from make_encoders import randomize, rename_vit, store
@@ -75,7 +77,29 @@ def make_beit() -> None:
         )  # fmt: skip
 
 
+@torch.no_grad()
+def make_resized() -> None:
+    """Encoders at other sizes than those of their positions, larger and smaller; 22 pixels hold four patches of 5."""
+    shape: dict[str, Any] = dict(hidden_size=18, num_hidden_layers=2, num_attention_heads=3, intermediate_size=26)
+    for name, kind, size, trained, patch in (
+        ("deit_resized", "DeiT", 25, 15, 5),
+        ("clip_resized", "CLIPVision", 15, 25, 5),
+        ("siglip_resized", "SiglipVision", 22, 17, 5),
+    ):
+        config = getattr(transformers, f"{kind}Config")(**shape, image_size=trained, patch_size=patch)
+        options = {"add_pooling_layer": False} if kind == "DeiT" else {}
+        model = rename_vit(randomize(getattr(transformers, f"{kind}Model")(config, **options), 50 + size))
+        images = pixels(2, size, size, 60 + size)
+        out = model(pixel_values=images, interpolate_pos_encoding=True, output_hidden_states=True)
+        pooled = out.last_hidden_state[:, 0] if kind == "DeiT" else out.pooler_output
+        store(
+            name, model, pixels=images.permute(0, 2, 3, 1), hidden_states=torch.stack(out.hidden_states),
+            last_hidden_state=out.last_hidden_state, pooled=pooled,
+        )  # fmt: skip
+
+
 if __name__ == "__main__":
+    make_resized()
     make_beit()
     make_dinov2()
     make_deit()

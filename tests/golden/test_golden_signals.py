@@ -103,6 +103,25 @@ def test_vit_at_another_size_than_its_positions(golden):
     assert load_encoder(again).encoder.config == loaded.encoder.config
 
 
+@pytest.mark.parametrize("name", ["deit_resized", "clip_resized", "siglip_resized"])
+def test_positions_are_interpolated_to_another_size(golden, name):
+    folder, arrays = golden(name)
+    size = arrays["pixels"].shape[1]
+    path = folder / "config.json"
+    document = json.loads(path.read_text())
+    trained = document["image_size"]
+    path.write_text(json.dumps(document | {"erel_jax_image_size": size}))
+    loaded = load_encoder(folder)
+    assert (loaded.encoder.config.image_size, loaded.encoder.config.trained_size) == (size, trained)
+    out = run(loaded, {"pixels": arrays["pixels"]})
+    expect_close(out.hidden_states, arrays["hidden_states"])
+    expect_close(out.tokens, arrays["last_hidden_state"])
+    expect_close(out.embedding, arrays["pooled"])
+    again = save_encoder(folder / "again", loaded.encoder, loaded.params)
+    assert json.loads((again / "config.json").read_text())["image_size"] == trained
+    assert load_encoder(again).encoder.config == loaded.encoder.config
+
+
 @pytest.mark.parametrize(("name", "key"), [("videomae", "video"), ("ast", "spectrogram"), ("whisper", "features")])
 def test_video_and_audio(golden, name, key):
     folder, arrays = golden(name)

@@ -5,7 +5,7 @@ from typing import Any
 
 from erel_jax.encoders.clip import ClipTextConfig, ClipVisionConfig
 from erel_jax.interop.config_keys import integer, number, square
-from erel_jax.interop.families.family import Family, image_keys, shared_keys
+from erel_jax.interop.families.family import Family, image_keys, image_sizes, shared_keys
 from erel_jax.interop.weight_map import SAME, Source, WeightMap, linear, norm, patches, table
 
 _PROJECTED = "whole model: the projection must exist"
@@ -40,7 +40,7 @@ def clip_text_config(document: Mapping[str, Any], pooling: str, names: list[str]
 def clip_vision_config(document: Mapping[str, Any], pooling: str, names: list[str]) -> ClipVisionConfig:
     """`ClipVisionConfig` from an image section; the projection exists where its tensor does."""
     return ClipVisionConfig(
-        image_size=square(document, "image_size", 224),
+        **image_sizes(document),
         patch=square(document, "patch_size", 32),
         channels=integer(document, "num_channels", 3),
         width=integer(document, "hidden_size", 768),

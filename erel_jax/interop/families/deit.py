@@ -5,7 +5,7 @@ from typing import Any
 
 from erel_jax.encoders.deit import DeitConfig
 from erel_jax.interop.config_keys import expect, integer, number, square
-from erel_jax.interop.families.family import Family, image_keys, shared_keys
+from erel_jax.interop.families.family import Family, image_keys, image_sizes, shared_keys
 from erel_jax.interop.families.vit import vit_embeddings, vit_layers
 from erel_jax.interop.weight_map import Source, WeightMap, leading, norm
 
@@ -14,7 +14,7 @@ def deit_config(document: Mapping[str, Any], pooling: str, names: list[str]) -> 
     """`DeitConfig` from the keys of a Hugging Face DeiT configuration."""
     expect(document, "qkv_bias", True)
     return DeitConfig(
-        image_size=square(document, "image_size", 224),
+        **image_sizes(document),
         patch=square(document, "patch_size", 16),
         channels=integer(document, "num_channels", 3),
         width=integer(document, "hidden_size", 768),

@@ -4,7 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from erel_jax.interop.config_keys import integer, square
 from erel_jax.interop.weight_map import WeightMap
+
+RUN_SIZE = "erel_jax_image_size"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,4 +47,17 @@ def shared_keys(config: Any) -> dict[str, Any]:
 
 def image_keys(config: Any) -> dict[str, Any]:
     """The keys that say how an image becomes patches."""
-    return {"image_size": config.image_size, "patch_size": config.patch, "num_channels": config.channels}
+    keys = {"image_size": config.image_size, "patch_size": config.patch, "num_channels": config.channels}
+    trained = getattr(config, "trained_size", None)
+    return keys if trained is None else keys | {"image_size": trained, RUN_SIZE: config.image_size}
+
+
+def image_sizes(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The size of the images and, where it is another, that of the position table.
+
+    `image_size` is that of the positions; with `erel_jax_image_size` beside it, the encoder takes images of that size
+    and interpolates its positions.
+    """
+    trained = square(document, "image_size", 224)
+    size = integer(document, RUN_SIZE, trained)
+    return {"image_size": size, "trained_size": None if size == trained else trained}

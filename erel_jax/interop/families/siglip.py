@@ -6,7 +6,7 @@ from typing import Any
 from erel_jax.encoders.siglip import SiglipTextConfig, SiglipVisionConfig
 from erel_jax.errors import ConfigError
 from erel_jax.interop.config_keys import expect, integer, number, square
-from erel_jax.interop.families.family import Family, image_keys, shared_keys
+from erel_jax.interop.families.family import Family, image_keys, image_sizes, shared_keys
 from erel_jax.interop.weight_map import LINEAR, SAME, Source, WeightMap, leading, linear, norm, patches, table
 
 GEMMA_VOCABULARY = 256000
@@ -50,7 +50,7 @@ def siglip_vision_config(document: Mapping[str, Any], pooling: str, names: list[
     """`SiglipVisionConfig` from an image section."""
     expect(document, "vision_use_head", True)
     return SiglipVisionConfig(
-        image_size=square(document, "image_size", 224),
+        **image_sizes(document),
         patch=square(document, "patch_size", 16),
         channels=integer(document, "num_channels", 3),
         width=integer(document, "hidden_size", 768),

@@ -5,23 +5,15 @@ from typing import Any
 
 from erel_jax.encoders.vit import VitConfig
 from erel_jax.interop.config_keys import expect, integer, number, square
-from erel_jax.interop.families.family import Family, image_keys, shared_keys
+from erel_jax.interop.families.family import Family, image_keys, image_sizes, shared_keys
 from erel_jax.interop.weight_map import SAME, Source, WeightMap, leading, linear, norm, patches
-
-RUN_SIZE = "erel_jax_image_size"
 
 
 def vit_config(document: Mapping[str, Any], pooling: str, names: list[str]) -> VitConfig:
-    """`VitConfig` from the keys of a Hugging Face ViT configuration.
-
-    `image_size` is that of the position table; with `erel_jax_image_size` beside it, the encoder takes images of that
-    size and interpolates its positions.
-    """
+    """`VitConfig` from the keys of a Hugging Face ViT configuration."""
     expect(document, "qkv_bias", True)
-    trained = square(document, "image_size", 224)
-    size = integer(document, RUN_SIZE, trained)
     return VitConfig(
-        image_size=size,
+        **image_sizes(document),
         patch=square(document, "patch_size", 16),
         channels=integer(document, "num_channels", 3),
         width=integer(document, "hidden_size", 768),
@@ -30,15 +22,12 @@ def vit_config(document: Mapping[str, Any], pooling: str, names: list[str]) -> V
         mlp_width=integer(document, "intermediate_size", 3072),
         activation=document.get("hidden_act", "gelu"),
         eps=number(document, "layer_norm_eps", 1e-12),
-        trained_size=None if size == trained else trained,
     )
 
 
 def vit_document(config: VitConfig) -> dict[str, Any]:
     """Keys of `ViTModel`'s `config.json`."""
     keys = {"architectures": ["ViTModel"], "model_type": "vit", "qkv_bias": True}
-    if config.trained_size is not None:
-        keys |= {"image_size": config.trained_size, RUN_SIZE: config.image_size}
     return shared_keys(config) | image_keys(config) | keys
 
 

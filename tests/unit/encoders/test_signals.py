@@ -97,10 +97,10 @@ def test_whisper_starts_from_sines_and_cosines_at_geometric_rates():
     [
         AstConfig.tiny(),
         BeitConfig(relative="shared", read="cls"),
-        DeitConfig.tiny(),
+        DeitConfig(image_size=384, trained_size=224),
         Dinov2Config.tiny(),
         SiglipTextConfig(projection=10, pad_id=0),
-        SiglipVisionConfig.so400m_14_384(),
+        SiglipVisionConfig(image_size=384, patch=14, trained_size=224),
         VideoMaeConfig(tubelet=4, biases=False, final_norm="mean"),
         VideoMaeConfig(final_norm="none"),
         VitConfig(image_size=160, trained_size=224),

@@ -88,41 +88,6 @@ def inputs_of(encoder):
     return {name: draw.normal(size=(2, *shape)).astype(np.float32)}
 
 
-EXPORTED = {
-    "audio-spectrogram-transformer": ("ASTModel", lambda r: r.pooler_output),
-    "beit": ("BeitModel", lambda r: r.pooler_output),
-    "deit": ("DeiTModel", lambda r: r.last_hidden_state[:, 0]),
-    "dinov2": ("Dinov2Model", lambda r: r.pooler_output),
-    "siglip_text_model": ("SiglipTextModel", lambda r: r.pooler_output),
-    "siglip_vision_model": ("SiglipVisionModel", lambda r: r.pooler_output),
-    "videomae": ("VideoMAEModel", lambda r: r.last_hidden_state.mean(1)),
-    "whisper": ("WhisperForAudioClassification", lambda r: r.last_hidden_state.mean(1)),
-}
-
-
-QUICK = ("beit", "siglip_vision_model", "whisper")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in sorted(EXPORTED)]
-)
-def test_exported_folders_open_in_transformers(tmp_path, name):
-    original, embedding = EXPORTED[name]
-    encoder, draw = ENCODERS[name].build(ENCODERS[name].config.tiny()), np.random.default_rng(0)
-    params = jax.tree.map(lambda s: jax.numpy.asarray(draw.normal(size=s.shape) * 0.3, s.dtype), encoder.module.spec)
-    folder = save_encoder(tmp_path / "model", encoder, params)
-    options = {"add_pooling_layer": False} if original == "DeiTModel" else {}
-    model, info = getattr(transformers, original).from_pretrained(
-        folder, output_loading_info=True, attn_implementation="eager", **options
-    )
-    missing = [key for key in info["missing_keys"] if not key.startswith(("projector.", "classifier."))]
-    assert not missing and not info["unexpected_keys"] and not info["mismatched_keys"]
-    inputs = inputs_of(encoder)
-    seen = {key: value for key, value in inputs.items() if key != "mask"}
-    model = model.encoder if name == "whisper" else model
-    expect_equal(ours(folder, inputs), theirs(model.eval(), seen), embedding)
-
-
 def test_siglip(tmp_path):
     config = transformers.SiglipConfig(
         text_config=dict(
@@ -184,19 +149,24 @@ def test_dinov2_always_interpolates(tmp_path):
         expect_equal(ours(tmp_path, inputs), theirs(model.dinov2, inputs), lambda r: r.pooler_output)
 
 
-@pytest.mark.parametrize("size", [14, 28, 63])
-def test_vit_with_interpolated_positions(tmp_path, size):
-    config = transformers.ViTConfig(
+@pytest.mark.parametrize(
+    ("kind", "size"), [("ViT", 14), ("ViT", 63), ("DeiT", 28), ("CLIPVision", 63), ("SiglipVision", 17)]
+)
+def test_interpolated_positions(tmp_path, kind, size):
+    config = getattr(transformers, f"{kind}Config")(
         hidden_size=30, num_hidden_layers=2, num_attention_heads=5, intermediate_size=44, image_size=35, patch_size=7,
         attn_implementation="eager",
     )  # fmt: skip
-    model = shaken(transformers.ViTModel(config, add_pooling_layer=False))
+    headless = {"add_pooling_layer": False} if kind in ("ViT", "DeiT") else {}
+    model = shaken(getattr(transformers, f"{kind}Model")(config, **headless))
     model.save_pretrained(tmp_path)
     document = json.loads((tmp_path / "config.json").read_text()) | {"erel_jax_image_size": size}
     (tmp_path / "config.json").write_text(json.dumps(document))
     inputs = {"pixels": np.random.default_rng(6).normal(size=(2, size, size, 3)).astype(np.float32)}
     reference = theirs(model, inputs, interpolate_pos_encoding=True)
-    expect_equal(ours(tmp_path, inputs), reference, lambda r: r.last_hidden_state[:, 0])
+    expect_equal(
+        ours(tmp_path, inputs), reference, lambda r: r.last_hidden_state[:, 0] if headless else r.pooler_output
+    )
 
 
 @pytest.mark.parametrize("mean_pooling", [True, False])
