@@ -12,6 +12,8 @@ from erel_jax.adapters.method import METHODS, Method, named_method
 from erel_jax.adapters.parallel import parallel
 from erel_jax.adapters.partial import cut_layers, join_layers, partial_layers
 from erel_jax.adapters.pfeiffer import pfeiffer
+from erel_jax.adapters.prefix_tuning import fold_prefix, prefix_tuning
+from erel_jax.adapters.prompt_tuning import prompt_tuning
 from erel_jax.adapters.several import choose, stack_adapters
 from erel_jax.adapters.side_tower import TowerConfig, side_tower
 from erel_jax.adapters.taps import tap_states
@@ -30,6 +32,7 @@ __all__ = [
     "crossan",
     "cut_layers",
     "dora",
+    "fold_prefix",
     "houlsby",
     "ia3",
     "iisan",
@@ -41,6 +44,8 @@ __all__ = [
     "parallel",
     "partial_layers",
     "pfeiffer",
+    "prefix_tuning",
+    "prompt_tuning",
     "side_tower",
     "split",
     "stack_adapters",

@@ -17,6 +17,8 @@ from erel_jax.adapters.ia3 import ia3
 from erel_jax.adapters.lora import lora
 from erel_jax.adapters.parallel import parallel
 from erel_jax.adapters.pfeiffer import pfeiffer
+from erel_jax.adapters.prefix_tuning import prefix_tuning
+from erel_jax.adapters.prompt_tuning import prompt_tuning
 from erel_jax.adapters.vera import vera
 from erel_jax.errors import ConfigError, suggest
 
@@ -215,6 +217,24 @@ METHODS: dict[str, Method] = {
             trains=trainable.COMPACTER,
             learning_rate=1e-3,
             tower_learning_rate=4e-3,
+        ),
+        Method(
+            name="prompt_tuning",
+            summary="trained vectors beside the tokens of text and image",
+            reads="inputs",
+            rewrite=prompt_tuning,
+            trains=trainable.PROMPT,
+            learning_rate=1e-3,
+            tower_learning_rate=1e-3,
+        ),
+        Method(
+            name="prefix_tuning",
+            summary="trained keys and values before those of every layer",
+            reads="inputs",
+            rewrite=prefix_tuning,
+            trains=trainable.PREFIX,
+            learning_rate=1e-3,
+            tower_learning_rate=5e-3,
         ),
         Method(
             name="layer_norm",

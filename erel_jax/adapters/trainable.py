@@ -57,6 +57,12 @@ PARALLEL: tuple[str, ...] = (r".*/kernel(?:/base)*/extra(?:_bias)?",)
 COMPACTER: tuple[str, ...] = (r".*/kernel(?:/base)*/(?:down|up)(?:_bias|/rules|/left|/right)",)
 """Factors and biases of Compacter's bottlenecks."""
 
+PROMPT: tuple[str, ...] = (r"prompt/vectors",)
+"""The vectors of soft prompts."""
+
+PREFIX: tuple[str, ...] = (r"prefix/.*",)
+"""Keys and values of a prefix, or the network that makes them."""
+
 LAYER_NORM: tuple[str, ...] = (r"(?:.*/)?(?:\w+_)?norm/(?:scale|bias)",)
 """Scales and shifts of every norm."""
 

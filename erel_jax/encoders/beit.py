@@ -135,7 +135,8 @@ def beit(config: BeitConfig, precision: Precision = FLOAT32, *, remat: bool = Fa
 
         def layer(layer_params: Any, state: jax.Array) -> jax.Array:
             bias = score_bias(layer_params["relative"]) if shared is None else shared
-            return block(config.block, precision, layer_params, state, None, bias)
+            beyond = (0, state.shape[1] - bias.shape[-1])  # soft prompts stand at no place: no bias
+            return block(config.block, precision, layer_params, state, None, jnp.pad(bias, [(0, 0)] * 2 + [beyond] * 2))
 
         return Entry(jnp.concatenate([first, patches], axis=1), layer, first_token, None)
 

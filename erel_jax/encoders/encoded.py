@@ -1,12 +1,16 @@
 """What an encoder is and what it returns."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
 import jax
 
 from erel_jax.module import Module
+
+Refine = Callable[[jax.Array, jax.Array | None], jax.Array]
+"""A network behind a tower: from every state float32[S, B, L, D] and the mask bool[B, L] or None to float[B, L, D]."""
 
 
 @flax.struct.dataclass
@@ -32,8 +36,8 @@ class Encoded:
 class Encoder:
     """A tower: its module and what a user of the module must know.
 
-    `module.apply(params, inputs, *, taps=None, embedding=True, tokens=False, hidden_states=False, key=None,
-    train=False) -> Encoded`, where `inputs` is
+    `module.apply(params, inputs, *, taps=None, embedding=True, tokens=False, hidden_states=False, refine=None,
+    key=None, train=False) -> Encoded`, where `inputs` is
 
     - text: `{"ids": int32[B, L], "mask": bool[B, L]}`, right padded;
     - image: `{"pixels": float32[B, H, W, 3]}`, already normalized;
@@ -42,7 +46,8 @@ class Encoder:
       bins as the model's feature extractor makes them.
 
     `taps` is a tuple of state indices: 0 is the embedding output, k the output of layer k. With `taps` and
-    `embedding=False`, layers above the highest tap are not run.
+    `embedding=False`, layers above the highest tap are not run. Embedding and tokens are read
+    from the last state, or from what `refine` (a `Refine`) makes of all states in its place.
 
     Attributes:
         module: spec and apply.

@@ -19,6 +19,7 @@ from erel_jax.encoders.states import check_text_inputs
 from erel_jax.encoders.tower import Entry, tower
 from erel_jax.errors import ConfigError
 from erel_jax.layers import FLOAT32, Precision, activation, attend, dense, embed_tokens, layer_norm, layer_norm_spec
+from erel_jax.layers.attention import after_prefix
 from erel_jax.layers.mlp import mlp, mlp_spec
 from erel_jax.module import ParamSpec, normal, stack, zeros
 
@@ -116,6 +117,7 @@ def _block(config: Gpt2Config, precision: Precision, params: Any, x: jax.Array, 
     projected = dense(layer_norm(params["attention_norm"], x, config.eps), fused["kernel"], fused["bias"], precision)
     heads = (batch, length, config.heads, width // config.heads)
     query, key, value = (y.reshape(heads) for y in jnp.split(projected, 3, axis=-1))
+    key, value = after_prefix(params["attention"], key, value)
     mixed = attend(query, key, value, mask, precision).reshape(batch, length, width)
     x = x + dense(mixed, output["kernel"], output["bias"], precision)
     hidden = layer_norm(params["mlp_norm"], x, config.eps)

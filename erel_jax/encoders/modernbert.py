@@ -20,6 +20,7 @@ from erel_jax.encoders.states import check_text_inputs
 from erel_jax.encoders.tower import Entry, tower
 from erel_jax.errors import ConfigError
 from erel_jax.layers import FLOAT32, Precision, activation, attend, dense, embed_tokens, layer_norm, layer_norm_spec
+from erel_jax.layers.attention import after_prefix
 from erel_jax.layers.rotary import Rotary, rotary_tables, rotate
 from erel_jax.module import ParamSpec, normal, stack
 
@@ -173,7 +174,8 @@ def _block(
     projected = dense(normed, params["attention"]["qkv"]["kernel"], None, precision)
     heads = (batch, length, config.heads, width // config.heads)
     query, key, value = (y.reshape(heads) for y in jnp.split(projected, 3, axis=-1))
-    mixed = attend(rotate(query, tables), rotate(key, tables), value, mask, precision).reshape(batch, length, width)
+    key, value = after_prefix(params["attention"], rotate(key, tables), value)
+    mixed = attend(rotate(query, tables), key, value, mask, precision).reshape(batch, length, width)
     x = x + dense(mixed, params["attention"]["output"]["kernel"], None, precision)
     hidden = layer_norm(params["mlp_norm"], x, config.eps)
     gate, up = jnp.split(dense(hidden, params["mlp"]["gate_up"]["kernel"], None, precision), 2, axis=-1)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from erel_jax.encoders.encoded import Encoded, Encoder
+from erel_jax.encoders.encoded import Encoded, Encoder, Refine
 from erel_jax.module import Module
 
 
@@ -30,10 +30,11 @@ def with_token_head(encoder: Encoder, head: Callable[[Any, jax.Array], jax.Array
         embedding: bool = True,
         tokens: bool = False,
         hidden_states: bool = False,
+        refine: Refine | None = None,
         key: jax.Array | None = None,
         train: bool = False,
     ) -> Encoded:
-        wanted = {"taps": taps, "tokens": tokens or embedding, "hidden_states": hidden_states}
+        wanted = {"taps": taps, "tokens": tokens or embedding, "hidden_states": hidden_states, "refine": refine}
         out = encoder.module.apply(params, inputs, embedding=False, key=key, train=train, **wanted)
         if not embedding:
             return out

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from erel_jax.encoders.encoded import Encoded, Encoder
+from erel_jax.encoders.encoded import Encoded, Encoder, Refine
+from erel_jax.encoders.prompts import enter_prompted
 from erel_jax.encoders.states import Layer, Pool, run_states, stored
 from erel_jax.layers import Precision
 from erel_jax.module import Module
@@ -52,17 +53,13 @@ def tower(
     """An `Encoder` from the parts that differ between architectures.
 
     Args:
-        modality, embedding_width: as in `Encoder`.
-        config: the architecture's config; `layers` and `width` are read here.
-        spec: parameters, with the stack under "layers".
-        precision, remat: dtypes of the encoder, and whether the backward pass recomputes layers.
+        modality, embedding_width, config: as in `Encoder`; `layers` and `width` of the config are read here.
+        spec, precision: parameters, with the stack under "layers", and the encoder's dtypes.
         enter: `enter(params, inputs)` checks the inputs and embeds them.
         head: `head(params, pooled)` turns the pooled last state float[B, D] into the embedding float[B, E].
         top: `top(params, state)` turns the last state into the tokens returned (the final norm, if any).
         top_is_a_state: the last state is what `top` returns, for taps and embedding as well, as decoders count.
-
-    Returns:
-        The encoder; `head` and `top` run only when their result is asked for.
+        remat: whether the backward pass recomputes layers.
     """
 
     def apply(
@@ -73,19 +70,22 @@ def tower(
         embedding: bool = True,
         tokens: bool = False,
         hidden_states: bool = False,
+        refine: Refine | None = None,
         key: jax.Array | None = None,
         train: bool = False,
     ) -> Encoded:
-        x, layer, pool, mask, constants = enter(params, inputs)
-        wanted = {"taps": taps, "last": embedding or tokens, "hidden_states": hidden_states}
+        (x, layer, pool, mask, constants), own, layers = enter_prompted(enter, params, inputs, layers=config.layers)
+        wanted = {"taps": taps, "last": embedding or tokens, "hidden_states": hidden_states or refine is not None}
         fixed = {"layers": config.layers, "remat": remat, "top": partial(top, params) if top_is_a_state else None}
-        last, pooled, every = run_states(layer, params["layers"], x, pool=pool, constants=constants, **wanted, **fixed)
+        read = {"pool": lambda state: pool(own(state)), "constants": constants}
+        last, pooled, every = run_states(layer, layers, x, **read, **wanted, **fixed)
+        last = own(last) if refine is None else refine(own(every), mask)
         return Encoded(
             embedding=head(params, pool(last)).astype(jnp.float32) if embedding else None,
             tokens=(last if top_is_a_state else top(params, last)).astype(jnp.float32) if tokens else None,
             mask=mask if tokens else None,
             taps=pooled,
-            hidden_states=every,
+            hidden_states=own(every) if hidden_states else None,
         )
 
     return Encoder(

@@ -1,4 +1,4 @@
-"""Adapter folders of Hugging Face `peft`, read and written: LoRA, rsLoRA, DoRA and (IA)³.
+"""Adapter folders of Hugging Face `peft`, read and written: LoRA, rsLoRA, DoRA, (IA)³, soft prompts and prefixes.
 
 A folder holds `adapter_config.json` and `adapter_model.safetensors`. Reading wraps the kernels of an encoder's
 parameters, so what was trained there runs, trains on and merges here; writing gives a folder that
@@ -28,13 +28,14 @@ from erel_jax.errors import CheckpointError, ConfigError, CorruptArtifactError, 
 from erel_jax.folders import safe_join
 from erel_jax.interop.configurations import family_of
 from erel_jax.interop.export import is_artifact
+from erel_jax.interop.peft_prompts import PROMPT_KINDS, prompt_contents, with_prompts
 from erel_jax.interop.safetensors_folder import PICKLES, read_json
 from erel_jax.interop.weight_map import LINEAR, WeightMap
 from erel_jax.layers.kernels import Decomposed, LowRank, Rescaled
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-KINDS = ("LORA", "IA3")
+KINDS = ("LORA", "IA3", *PROMPT_KINDS)
 PREFIX = "base_model.model."
 PARTS = r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector|ia3_l)"
 WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
@@ -64,7 +65,8 @@ def load_adapter(folder: str | os.PathLike[str], encoder: Encoder, params: Any) 
 
     Returns:
         The parameters with `LowRank`, `Decomposed` or `Rescaled` kernels where the folder has adapters.
-        `trainable.LORA_FACTORS`, `DORA` and `IA3` select what trains, `adapters.merge` folds it in.
+        `trainable.LORA_FACTORS`, `DORA` and `IA3` select what trains, `adapters.merge` folds it in. A prompt or prefix
+        comes as a branch beside them (`trainable.PROMPT`, `PREFIX`).
 
     Raises:
         CheckpointError: the folder has no safetensors weights, an option that is not supported, or tensors that are
@@ -76,6 +78,8 @@ def load_adapter(folder: str | os.PathLike[str], encoder: Encoder, params: Any) 
     if is_artifact(folder):
         verify_manifest(folder, kind="adapter")
     config = _read_config(folder)
+    if config["peft_type"] in PROMPT_KINDS:
+        return with_prompts(config, _read_tensors(folder), encoder, params)
     weight_map = family_of(encoder.config).weights(encoder.config)
     found, strange = _by_kernel(_read_tensors(folder), weight_map, encoder.layers)
     kernels = tree.paths(params, is_leaf=is_kernel)
@@ -218,7 +222,8 @@ def save_adapter(
     Args:
         folder: the folder to make.
         encoder: the tower.
-        params: its parameters, with adapters of one kind (and one rank and scale) over plain kernels.
+        params: its parameters, with adapters of one kind (and one rank and scale) over plain kernels, or a prompt or
+            a prefix.
         rank_stabilized: say the scale as that of rsLoRA (`alpha / √r`); the outputs are the same either way.
         base_model: Hub id or folder of the base model, stored for people and tools.
         overwrite: replace an existing folder.
@@ -230,10 +235,27 @@ def save_adapter(
         ConfigError: the folder exists, there is no adapter, adapters differ in kind, rank or scale, or lie over other
             kernels or where the original model has no linear layer.
     """
-    weight_map = family_of(encoder.config).weights(encoder.config)
     nodes = tree.paths(params, is_leaf=is_kernel)
     kernels = {path: node for path, node in nodes.items() if is_kernel(node)}
-    config = _config_of(kernels, rank_stabilized) | {"base_model_name_or_path": base_model}
+    if not {"prompt", "prefix"}.isdisjoint(params):
+        if kernels:
+            raise ConfigError("got a prompt or prefix and adapters on kernels; a peft folder holds one kind.")
+        config, tensors = prompt_contents(encoder, params)
+    else:
+        config, tensors = _kernel_contents(encoder, kernels, rank_stabilized)
+    config |= {"base_model_name_or_path": base_model, "inference_mode": True, "modules_to_save": None}
+    with ArtifactDir(folder, kind="adapter", overwrite=overwrite) as artifact:
+        artifact.file(CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file(tensors, artifact.file(WEIGHTS), metadata={"format": "pt"})
+    return Path(folder)
+
+
+def _kernel_contents(
+    encoder: Encoder, kernels: Mapping[str, Any], rank_stabilized: bool
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(configuration, tensors) of a folder for adapters on kernels."""
+    weight_map = family_of(encoder.config).weights(encoder.config)
+    config = _config_of(kernels, rank_stabilized)
     tensors: dict[str, np.ndarray] = {}
     names: dict[str, list[str]] = {"all": [], "inputs": []}
     for path, kernel in kernels.items():
@@ -250,16 +272,13 @@ def save_adapter(
     config["target_modules"] = _pattern(names["all"])
     if config["peft_type"] == "IA3":
         config["feedforward_modules"] = _pattern(names["inputs"]) if names["inputs"] else []
-    with ArtifactDir(folder, kind="adapter", overwrite=overwrite) as artifact:
-        artifact.file(CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file(tensors, artifact.file(WEIGHTS), metadata={"format": "pt"})
-    return Path(folder)
+    return config, tensors
 
 
 def _config_of(kernels: Mapping[str, Any], rank_stabilized: bool) -> dict[str, Any]:
     if not kernels:
         raise ConfigError("the parameters have no adapter to save. Wrap kernels with adapters.lora, dora or ia3.")
-    shared: dict[str, Any] = {"task_type": None, "inference_mode": True, "modules_to_save": None}
+    shared: dict[str, Any] = {"task_type": None}
     kinds = {type(kernel) for kernel in kernels.values()}
     if kinds == {Rescaled}:
         if any(k.input_scale is not None and k.output_scale is not None for k in kernels.values()):

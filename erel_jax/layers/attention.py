@@ -59,9 +59,11 @@ def attend(
         query: float[B, L, H, K].
         key, value: float[B, T, H, K].
         mask: bool broadcastable to [B, H, L, T], True where a query may look; None lets every query see every key.
+            With a prefix before the tokens it may have rows for the prefix too: the last L count.
         precision: operands in `compute`, scores and softmax in `accumulate`.
         scale: factor of the scores; None means 1 / √K.
-        score_bias: float broadcastable to [B, H, L, T] (relative positions), or None.
+        score_bias: float broadcastable to [B, H, L, T] (relative positions), or None. Where it is for the last keys
+            alone, those before them get 0.
         score_cap: c, or None for no cap (Gemma 2 has one).
         dropout_rate, dropout_key: dropout on the probabilities; no key means none.
 
@@ -70,7 +72,7 @@ def attend(
     """
     batch, length, heads, _ = query.shape
     shape = (batch, heads, length, key.shape[1])
-    visible = None if mask is None else jnp.broadcast_to(mask, shape)
+    visible = None if mask is None else jnp.broadcast_to(mask[..., -length:, :], shape)
     kept = None
     if dropout_key is not None and dropout_rate > 0.0:
         kept = jax.random.bernoulli(dropout_key, 1.0 - dropout_rate, shape)
@@ -83,6 +85,9 @@ def attend(
         return None if x is None else jnp.reshape(x, (*groups, *shape[2:]))
 
     scaled = query * (1.0 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if score_bias is not None and score_bias.shape[-1] not in (1, shape[-1]):
+        beyond = [(0, 0)] * (score_bias.ndim - 1)
+        score_bias = jnp.pad(score_bias, [*beyond, (shape[-1] - score_bias.shape[-1], 0)])
     bias = None if score_bias is None else jnp.broadcast_to(score_bias.astype(precision.accumulate), shape)
     operands = (by_head(scaled), by_head(key), by_head(value), grouped(bias), grouped(visible), grouped(kept))
     mixed = _mix(*operands, dropout_rate, score_cap, precision)
@@ -166,6 +171,26 @@ def _leading_product(a: jax.Array, b: jax.Array, precision: Precision) -> jax.Ar
     return _product(flipped, jnp.pad(b, [*none[:-1], (0, 1), (0, 0)]), -1, -2, precision)
 
 
+def after_prefix(params: dict[str, Any], key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Keys and values behind the trained ones of a layer's `prefix`, if it has one (prefix tuning).
+
+    Args:
+        params: parameters of an attention layer; `prefix` holds `key` and `value` float[T, H·K].
+        key, value: float[B, L, H, K].
+
+    Returns:
+        Two float[B, T + L, H, K].
+    """
+    if "prefix" not in params:
+        return key, value
+
+    def behind(name: str, x: jax.Array) -> jax.Array:
+        trained = params["prefix"][name].astype(x.dtype).reshape(-1, *x.shape[2:])
+        return jnp.concatenate([jnp.broadcast_to(trained[None], (x.shape[0], *trained.shape)), x], axis=1)
+
+    return behind("key", key), behind("value", value)
+
+
 def self_attention(
     params: dict[str, Any],
     x: jax.Array,
@@ -180,7 +205,7 @@ def self_attention(
     """Self-attention with its four projections.
 
     Args:
-        params: a tree of `attention_spec`.
+        params: a tree of `attention_spec`, perhaps with a `prefix`, see `after_prefix`.
         x: float[B, L, D].
         mask: as in `attend`.
         heads: number of heads H; D must be a multiple of it.
@@ -195,8 +220,9 @@ def self_attention(
         y = dense(x, params[name]["kernel"], params[name].get("bias"), precision)
         return y.reshape(batch, length, heads, width // heads)
 
+    key, value = after_prefix(params, project("key"), project("value"))
     mixed = attend(
-        project("query"), project("key"), project("value"), mask, precision, score_bias=score_bias,
+        project("query"), key, value, mask, precision, score_bias=score_bias,
         dropout_rate=dropout_rate, dropout_key=dropout_key,
     )  # fmt: skip
     return dense(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from erel_jax.errors import ConfigError
 from erel_jax.layers.activation import activation
-from erel_jax.layers.attention import attend
+from erel_jax.layers.attention import after_prefix, attend
 from erel_jax.layers.dense import dense
 from erel_jax.layers.mlp import gated_mlp, gated_mlp_spec
 from erel_jax.layers.norm import rms_norm, rms_norm_spec
@@ -142,7 +142,7 @@ def _attention(
 
     query = rotate(project("query", config.heads), tables)
     key = rotate(project("key", config.kv_heads), tables)
-    value = project("value", config.kv_heads)
+    key, value = after_prefix(params, key, project("value", config.kv_heads))
     groups = config.heads // config.kv_heads
     if groups > 1:
         key, value = (jnp.repeat(y, groups, axis=2) for y in (key, value))

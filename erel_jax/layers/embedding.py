@@ -1,25 +1,46 @@
 """Token, position and patch embeddings."""
 
+import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from erel_jax.layers.dense import dense
+from erel_jax.layers.kernel import kernel_class
 from erel_jax.layers.precision import Precision
 
 
-def embed_tokens(table: jax.Array, ids: jax.Array) -> jax.Array:
+@kernel_class(("base", "first"))
+@dataclasses.dataclass(frozen=True)
+class PromptedTable:
+    """A table of token embeddings whose first slots hold trained vectors, whatever ids stand there (soft prompts).
+
+    Attributes:
+        base: float[V, D], the table.
+        first: float[T, D], what `embed_tokens` gives for the first T slots of a batch int32[B, T + L].
+    """
+
+    base: Any
+    first: Any
+
+
+def embed_tokens(table: Any, ids: jax.Array) -> jax.Array:
     """Rows of a table.
 
     Args:
-        table: float[V, D].
+        table: float[V, D], or a `PromptedTable` for ids int32[B, L].
         ids: int32[...]; ids outside [0, V) must be refused on the host before (a gather would clamp them silently).
 
     Returns:
         float[..., D].
     """
+    if isinstance(table, PromptedTable):
+        rows = embed_tokens(table.base, ids[:, table.first.shape[0] :])
+        first = table.first.astype(rows.dtype)
+        return jnp.concatenate([jnp.broadcast_to(first[None], (ids.shape[0], *first.shape)), rows], axis=1)
     return jnp.take(table, ids, axis=0, mode="clip")
 
 

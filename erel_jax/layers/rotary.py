@@ -86,12 +86,13 @@ def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
 
     Args:
         x: float[B, L, H, K].
-        tables: cosines and sines of `rotary_tables`, float32[L, K/2].
+        tables: cosines and sines of `rotary_tables`, float32[L, K/2]; of longer ones the last L rows count, since a
+            prefix takes the places before.
 
     Returns:
         x's shape and dtype, computed in float32.
     """
-    cosine, sine = (table[None, :, None, :] for table in tables)
+    cosine, sine = (table[None, -x.shape[1] :, None, :] for table in tables)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
     return turned.astype(x.dtype)

@@ -18,11 +18,14 @@ from erel_jax.training.optimizer import rates_by_path
 SHAPES = {"dual": dual_encoder, "item": partial(item_encoder, embedding=8)}
 # Methods outside the default run; they share their shape with one that is in it, so most of their tests are slow ones.
 EXTRA = ("dora", "ia3", "vera", "pfeiffer", "parallel", "compacter", "layer_norm", "lit")
+# Adapters that cannot start as the frozen tower: attention sees more as soon as they are there.
+PROMPTS = ("prompt_tuning", "prefix_tuning")
 QUICK_EXTRA = ("dora", "parallel")
+SLOW = {*EXTRA, *PROMPTS} - {*QUICK_EXTRA}
 
 
 def case(name):
-    return pytest.param(name, marks=pytest.mark.slow) if name in EXTRA and name not in QUICK_EXTRA else name
+    return pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
 
 
 NAMES = [case(name) for name in METHODS]

@@ -31,6 +31,8 @@ METHODS: dict[str, Any] = {
     ),
     "vera": lambda: peft.VeraConfig(r=6, target_modules=QUERY_VALUE),
     "layer_norm": lambda: peft.LNTuningConfig(target_modules=["LayerNorm"]),
+    "prompt": lambda: peft.PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=2),
+    "prefix": lambda: peft.PrefixTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3),
 }
 
 
@@ -58,6 +60,8 @@ def randomized(model: Any, seed: int) -> Any:
 
 def stored_name(name: str) -> str:
     """The name of a parameter in an adapter file."""
+    if name.startswith("prompt_encoder."):
+        return "prompt_embeddings"
     return name.replace(".default.weight", ".default").replace(".default", "") + (
         ".weight" if ".default.weight" in name and "magnitude" not in name else ""
     )
@@ -75,7 +79,8 @@ def main() -> None:
     contents |= {"ids": ids.int().numpy(), "mask": mask.numpy(), "cotangent": cotangent.numpy()}
     for seed, (name, config) in enumerate(METHODS.items(), start=3):
         adapted = randomized(peft.get_peft_model(base(), config()), seed)
-        output = adapted(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        # A soft prompt's slots come first.
+        output = adapted(input_ids=ids, attention_mask=mask.long()).last_hidden_state[:, -9:]
         (output * cotangent).sum().backward()
         with tempfile.TemporaryDirectory() as folder:
             adapted.save_pretrained(folder)

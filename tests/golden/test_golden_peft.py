@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 TOLERANCE = 1e-5
 TRAINS = {
     "lora": trainable.LORA_FACTORS, "rslora": trainable.LORA_FACTORS, "dora": trainable.DORA, "ia3": trainable.IA3,
-    "vera": trainable.VERA, "layer_norm": trainable.LAYER_NORM,
+    "vera": trainable.VERA, "layer_norm": trainable.LAYER_NORM, "prompt": trainable.PROMPT, "prefix": trainable.PREFIX,
 }  # fmt: skip
 MODULES = {
     "encoder.layer.{i}.attention.self.query": "layers/attention/query/kernel",
@@ -38,6 +38,14 @@ PARTS = {
 def ours(tensors):
     """peft's tensors under our paths, layers stacked."""
     found = {}
+    if "prompt_embeddings" in tensors:
+        (tensor,) = tensors.values()
+        if tensor.shape[1] == 20:
+            return {"prompt/vectors": tensor}
+        return {
+            f"prefix/{name}": tensor.reshape(3, 2, 2, 20)[:, :, i].swapaxes(0, 1)
+            for i, name in enumerate(("key", "value"))
+        }
     for theirs, path in MODULES.items():
         stacked = "{i}" in theirs
         for part in (*PARTS, "ia3_l"):

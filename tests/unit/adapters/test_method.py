@@ -37,7 +37,7 @@ def test_rewriting_only_adds(name):
     # biases, a Kronecker matrix three factors instead of a weight.
     assert added == {
         "lora": 4, "rslora": 4, "houlsby": 8, "dora": 6, "ia3": 3, "vera": 8, "pfeiffer": 4, "parallel": 4,
-        "compacter": 16,
+        "compacter": 16, "prompt_tuning": 1, "prefix_tuning": 2,
     }.get(name, 0)  # fmt: skip
 
 

@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from erel_jax import module, tree
-from erel_jax.adapters import dora, houlsby, ia3, lora, trainable
-from erel_jax.encoders import BertConfig, bert
+from erel_jax.adapters import dora, houlsby, ia3, lora, prefix_tuning, prompt_tuning, trainable
+from erel_jax.encoders import BertConfig, VitConfig, bert, vit
 from erel_jax.errors import CheckpointError, ConfigError, CorruptArtifactError, NonFiniteError
 from erel_jax.interop.peft_folder import CONFIG, WEIGHTS, load_adapter, save_adapter
 
@@ -180,3 +180,53 @@ def test_what_cannot_be_written(tmp_path):
     with pytest.raises(ConfigError, match="expected a plain kernel"):
         folder = save_adapter(tmp_path / "b", ENCODER, adapted("lora"))
         load_adapter(folder, ENCODER, adapted("lora"))
+
+
+@pytest.mark.parametrize("factor", [1.0, 4.0])
+def test_prompts_and_prefixes_read_back(tmp_path, factor, monkeypatch):
+    """Gemma multiplies token embeddings by a factor, and peft puts its prompts behind that."""
+    monkeypatch.setattr(BertConfig, "embedding_factor", factor, raising=False)
+    prompt = {**PARAMS, "prompt": drawn(prompt_tuning(SPEC, tokens=3)["prompt"], 1)}
+    prefix = {**PARAMS, "prefix": drawn(prefix_tuning(SPEC, tokens=2)["prefix"], 1)}
+    for name, params in (("prompt", prompt), ("prefix", prefix)):
+        folder = save_adapter(tmp_path / name, ENCODER, params, base_model="x/y")
+        back = load_adapter(folder, ENCODER, PARAMS)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), back, params)
+    stored = load_file(tmp_path / "prompt" / WEIGHTS)["prompt_embeddings"]
+    np.testing.assert_allclose(stored, factor * prompt["prompt"]["vectors"], rtol=1e-6)
+    # Key and value of layer 0, of layer 1 …
+    stored = load_file(tmp_path / "prefix" / WEIGHTS)["prompt_embeddings"]
+    np.testing.assert_array_equal(stored[:, 48:64], prefix["prefix"]["value"][1])
+    config = json.loads((tmp_path / "prefix" / CONFIG).read_text())
+    assert (config["num_layers"], config["token_dim"], config["num_virtual_tokens"]) == (3, 16, 2)
+    with pytest.raises(ConfigError, match="have a prompt already"):
+        load_adapter(tmp_path / "prompt", ENCODER, prompt)
+    with pytest.raises(ConfigError, match="holds one kind"):
+        save_adapter(tmp_path / "c", ENCODER, {**prompt, **prefix})
+    with pytest.raises(ConfigError, match="holds one kind"):
+        save_adapter(tmp_path / "c", ENCODER, {**adapted("lora"), "prompt": prompt["prompt"]})
+    image = vit(VitConfig.tiny())
+    for call in (
+        lambda: load_adapter(tmp_path / "prompt", image, {}),
+        lambda: save_adapter(tmp_path / "c", image, prompt),
+    ):
+        with pytest.raises(ConfigError, match="reads image"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("changes", "tensors", "message"),
+    [
+        ({}, {"prompt_embeddings": np.zeros((3, 12), np.float32)}, r"got \[3, 12\], expected \[3, 16\]"),
+        ({"num_virtual_tokens": 4}, {}, r"got \[3, 16\], expected \[4, 16\]"),
+        ({}, {"more": np.zeros(3, np.float32)}, "'more'"),
+        ({"num_transformer_submodules": 2}, {}, "single stack"),
+        ({"peft_type": "PREFIX_TUNING"}, {}, r"expected \[3, 96\]"),
+    ],
+)
+def test_prompts_that_do_not_fit_are_refused(tmp_path, changes, tensors, message):
+    config = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 3, **changes}
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    save_file({"prompt_embeddings": np.zeros((3, 16), np.float32), **tensors}, tmp_path / WEIGHTS)
+    with pytest.raises(CheckpointError, match=message):
+        load_adapter(tmp_path, ENCODER, PARAMS)
