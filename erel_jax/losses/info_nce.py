@@ -1,29 +1,28 @@
-"""Symmetric InfoNCE, the contrastive loss of dual encoders.
+"""InfoNCE, the contrastive loss of dual encoders.
 
-A batch holds B pairs of a query and an item. Each query must pick its own item among all items of the batch, and each
-item its own query. The similarity is the cosine, sharpened by a learned scale.
+A batch holds B pairs of a query and an item. Each query must pick its own item among all items of the batch
+(`info_nce`), and in the symmetric form each item its own query too (`symmetric_info_nce`). The similarity is the
+cosine, sharpened by a learned scale.
 """
-
-import math
 
 import jax
 import jax.numpy as jnp
 
-LOG_SCALE_LIMIT = math.log(100.0)
-"""Upper bound of the learned log scale, as in CLIP: similarities are multiplied by at most 100."""
-
-INITIAL_LOG_SCALE = math.log(1.0 / 0.07)
-"""Starting value of the learned log scale, a temperature of 0.07 as in CLIP."""
-
-_EXCLUDED = -1e9
+from erel_jax.errors import ConfigError
+from erel_jax.losses.across_devices import gather
+from erel_jax.losses.checks import check_group, check_pairs
+from erel_jax.losses.contrast import contrastive, dense, gathered
+from erel_jax.losses.pair_ids import is_own, is_same_group, pair_ids
+from erel_jax.losses.similarity import EXCLUDED, products, unit
+from erel_jax.losses.temperature import clamped_scale
 
 
 def symmetric_info_nce(
     queries: jax.Array,
     items: jax.Array,
-    log_scale: jax.Array,
+    log_scale: jax.typing.ArrayLike,
     *,
-    group: jax.Array | None = None,
+    group: jax.typing.ArrayLike | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
     """Mean of the query-to-item and the item-to-query cross-entropy of a batch of pairs.
@@ -34,7 +33,7 @@ def symmetric_info_nce(
         log_scale: float scalar parameter, log of the factor on cosine similarities (the inverse temperature). Values
             above log 100 act as log 100 and receive no gradient; keep it unbounded in the optimizer.
         group: int32[B] or None. Pairs with equal numbers say the same thing, for example several pictures of one
-            text. None declares all pairs different.
+            text. A negative number is a group of its own. None declares all pairs different.
         axis_name: Inside `shard_map` or `pmap`, the mesh axis over which the batch is split; None on one device and
             under plain `jit`, where a sharded batch is global anyway.
 
@@ -42,54 +41,102 @@ def symmetric_info_nce(
         float32 scalar. With `axis_name`, the mean over this device's pairs against the global batch; average the
         losses, and the gradients of replicated parameters, over the axis (`jax.lax.pmean`).
 
+    Raises:
+        ConfigError: shapes or dtypes that do not fit.
+
     Negatives: every other pair of the (global) batch, in both directions.
 
     Duplicates: a pair of the same group is neither positive nor negative for another one; it is left out of that
     row's softmax. So the loss of a batch with copies never punishes a right answer.
 
-    Gathered across devices: normalized queries, items and groups, with `axis_name` only.
+    Gathered across devices: normalized items and pair ids; of the items' direction only the sums of its softmax.
 
     Numerics: normalization, logits and softmax are float32 whatever the inputs are; a zero vector has similarity 0 to
     everything.
 
     Requirements: at least two groups in the global batch; with one the loss is 0 and teaches nothing.
 
-    Reference: CLIP (Radford et al. 2021). Relation: `debiased_cross_entropy` is the one-directional loss of sequence
-    recommendation with a popularity correction; with several positives per row a supervised contrastive loss fits.
+    Reference: CLIP (Radford et al. 2021). Relation: `chunked_info_nce` is the same loss in linear memory;
+    `multi_positive_info_nce` counts the group's pairs as positives; `info_nce` is the first half, with mined negatives;
+    `sigmoid_loss` judges each pair alone; `debiased_cross_entropy` corrects for popularity in recommendation.
     """
-    queries, items = _normalize(queries), _normalize(items)
-    count = queries.shape[0]
-    groups = jnp.arange(count) if group is None else group
-    all_queries, all_items, all_groups, offset = queries, items, groups, jnp.int32(0)
-    if axis_name is not None:
-        shard = jax.lax.axis_index(axis_name)
-        if group is None:
-            groups = groups + shard * count
-        all_queries, all_items, all_groups = (
-            jax.lax.all_gather(part, axis_name, axis=0, tiled=True) for part in (queries, items, groups)
-        )
-        offset = (shard * count).astype(jnp.int32)
-    scale = jnp.exp(jnp.minimum(log_scale.astype(jnp.float32), LOG_SCALE_LIMIT))
-    own = jnp.arange(count, dtype=jnp.int32) + offset
-    is_own = own[:, None] == jnp.arange(all_items.shape[0], dtype=jnp.int32)[None, :]
-    left_out = (groups[:, None] == all_groups[None, :]) & jnp.logical_not(is_own)
-    forward = _cross_entropy(scale * _similarity(queries, all_items), is_own, left_out)
-    backward = _cross_entropy(scale * _similarity(items, all_queries), is_own, left_out)
-    return 0.5 * (forward + backward)
+    return contrastive(
+        queries,
+        items,
+        log_scale,
+        gathered(dense, axis_name),
+        group=group,
+        same_group="left_out",
+        both=True,
+        axis_name=axis_name,
+    )
 
 
-def _cross_entropy(logits: jax.Array, is_own: jax.Array, left_out: jax.Array) -> jax.Array:
-    positive = jnp.sum(jnp.where(is_own, logits, 0.0), axis=1)
-    return jnp.mean(jax.nn.logsumexp(jnp.where(left_out, _EXCLUDED, logits), axis=1) - positive)
+def info_nce(
+    queries: jax.Array,
+    items: jax.Array,
+    log_scale: jax.typing.ArrayLike,
+    *,
+    group: jax.typing.ArrayLike | None = None,
+    hard_negatives: jax.Array | None = None,
+    excluded: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Mean cross-entropy of each query picking its own item.
 
+    Args:
+        queries: float[B, E]; row i belongs to row i of `items`. Normalized here.
+        items: float[B, E]. Normalized here.
+        log_scale: as in `symmetric_info_nce`.
+        group: int32[B] or None; items of the query's own group are left out, as in `symmetric_info_nce`.
+        hard_negatives: float[B, H, E] or None, mined wrong items of each query. Normalized here. They are negatives for
+            every query of the batch, except for the others of the group of the query they were mined for, whose right
+            answers they are likely to resemble.
+        excluded: bool[B, C] or None, what else to leave out of each row, for example by `false_negatives`; the columns
+            are the items of all devices, C = devices * B, followed by all hard negatives, C = devices * B * (1 + H),
+            query by query. An own item is never left out.
+        axis_name: as in `symmetric_info_nce`.
 
-def _similarity(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.einsum("ae,be->ab", a, b, preferred_element_type=jnp.float32)
+    Returns:
+        float32 scalar; with `axis_name` to be averaged over the axis.
 
+    Raises:
+        ConfigError: shapes or dtypes that do not fit.
 
-def _normalize(x: jax.Array) -> jax.Array:
-    wide = x.astype(jnp.float32)
-    # Scaling by the largest component first keeps the sum of squares from overflowing.
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(wide), axis=-1, keepdims=True))
-    wide = wide / jnp.where(largest > 0, largest, 1.0)
-    return wide * jax.lax.rsqrt(jnp.sum(wide * wide, axis=-1, keepdims=True) + 1e-12)
+    Negatives: the other items of the (global) batch and all hard negatives. Queries are no negatives of each other.
+
+    Duplicates: left out within a group; without group ids a copy of the own item is a negative, and the loss of that
+    row cannot fall below log 2.
+
+    Gathered across devices: normalized items, hard negatives and pair ids.
+
+    Numerics: float32, as `symmetric_info_nce`. A row whose negatives are all left out has loss 0.
+
+    Reference: van den Oord et al. 2018; hard negatives as in DPR (Karpukhin et al. 2020). Relation: UniIR trains with
+    this direction alone. `chunked_info_nce(symmetric=False)` is the same in linear memory, without mined negatives.
+    """
+    check_pairs(queries, items)
+    batch, width = jnp.shape(queries)
+    check_group(group, batch)
+    rows, columns = clamped_scale(log_scale) * unit(queries), unit(items)
+    ids = pair_ids(batch, group, axis_name)
+    all_columns, all_ids = gather((columns, ids), axis_name)
+    own = is_own(ids, all_ids)
+    others = is_same_group(ids, all_ids) & jnp.logical_not(own)
+    logits = products(rows, all_columns)
+    if hard_negatives is not None:
+        if hard_negatives.ndim != 3 or (hard_negatives.shape[0], hard_negatives.shape[2]) != (batch, width):
+            raise ConfigError(f"hard_negatives have shape {hard_negatives.shape}, expected [{batch}, H, {width}].")
+        per_query = hard_negatives.shape[1]
+        mined = gather(unit(hard_negatives).reshape(batch * per_query, width), axis_name)
+        logits = jnp.concatenate([logits, products(rows, mined)], axis=1)
+        others = jnp.concatenate([others, jnp.repeat(others, per_query, axis=1)], axis=1)
+        own = jnp.concatenate([own, jnp.zeros((batch, mined.shape[0]), bool)], axis=1)
+    if excluded is not None:
+        if jnp.shape(excluded) != logits.shape or jnp.result_type(excluded) != jnp.bool_:
+            raise ConfigError(
+                f"excluded is {jnp.result_type(excluded)}{list(jnp.shape(excluded))}, expected bool{list(logits.shape)}"
+            )
+        others = others | (excluded & jnp.logical_not(own))
+    lse = jax.nn.logsumexp(jnp.where(others, EXCLUDED, logits), axis=1)
+    return jnp.mean(lse - jnp.sum(rows * columns, axis=1))
