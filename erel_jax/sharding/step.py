@@ -6,7 +6,7 @@ nothing recompiles after warm-up.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -94,6 +94,7 @@ def compile_step(
     in_shardings: Any = None,
     out_shardings: Any = None,
     donate: Sequence[int] = (),
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> Step:
     """Makes a `Step` from a pure function.
 
@@ -104,6 +105,7 @@ def compile_step(
             None leaves placement to the arguments.
         out_shardings: the same for the results.
         donate: positions of arguments whose buffers the results may reuse.
+        compiler_options: XLA options of this program alone, by their names.
 
     Returns:
         A `Step`: call it like `fn`, or `compile` it on abstract arguments first and read `cost` and `memory`.
@@ -113,4 +115,6 @@ def compile_step(
         options["in_shardings"] = in_shardings
     if out_shardings is not None:
         options["out_shardings"] = out_shardings
+    if compiler_options is not None:
+        options["compiler_options"] = dict(compiler_options)
     return Step(fn, jax.jit(fn, **options), mesh)

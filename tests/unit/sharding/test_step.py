@@ -109,3 +109,11 @@ def test_module_parameters_may_be_donated_and_replaced():
     step = compile_step(lambda p, x: jax.tree.map(lambda w: w + x, p), donate=(0,))
     params = step(module.init(jax.random.key(0), spec), jnp.float32(1.0))
     assert float(params["w"][0]) == 2.0
+
+
+def test_compiler_options_reach_the_compiler():
+    step = compile_step(lambda x: x + 1.0, compiler_options={"xla_cpu_no_such_option": True})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_cpu_no_such_option"):
+        step.compile(jnp.zeros(2))
+    step = compile_step(lambda x: x + 1.0, compiler_options={"xla_disable_hlo_passes": "while-loop-simplifier"})
+    assert step(jnp.zeros(2)).tolist() == [1.0, 1.0]
