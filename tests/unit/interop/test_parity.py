@@ -4,8 +4,6 @@ import jax
 import numpy as np
 import pytest
 
-from erel_jax.encoders import ENCODERS, BertConfig, ClipTextConfig, ClipVisionConfig, VitConfig
-from erel_jax.interop.export import save_encoder
 from erel_jax.interop.huggingface import load_encoder
 
 torch = pytest.importorskip("torch", reason="live parity needs torch: pip install torch==2.13.0")
@@ -121,33 +119,6 @@ def test_clip(tmp_path, end):
     expect_states(out, reference)
     projected = model.visual_projection(reference.pooler_output).detach().numpy()
     np.testing.assert_allclose(out.embedding, projected, rtol=TOLERANCE, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize(
-    ("config", "original", "output"),
-    [
-        (BertConfig.tiny("pooler"), "BertModel", "pooler_output"),
-        (VitConfig.tiny(), "ViTModel", None),
-        (ClipTextConfig.tiny(), "CLIPTextModelWithProjection", "text_embeds"),
-        (ClipVisionConfig.tiny(), "CLIPVisionModelWithProjection", "image_embeds"),
-    ],
-    ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
-)
-def test_exported_folders_open_in_transformers(tmp_path, config, original, output):
-    family = next(f for f in ENCODERS.values() if isinstance(config, f.config))
-    encoder, draw = family.build(config), np.random.default_rng(0)
-    params = jax.tree.map(lambda s: jax.numpy.asarray(draw.normal(size=s.shape) * 0.3, s.dtype), encoder.module.spec)
-    folder = save_encoder(tmp_path / "model", encoder, params)
-    options = {"add_pooling_layer": False} if original == "ViTModel" else {}
-    model, info = getattr(transformers, original).from_pretrained(
-        folder, output_loading_info=True, attn_implementation="eager", **options
-    )
-    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
-    inputs = pixels(12) if encoder.modality == "image" else texts(62, [11, 4], end=63)
-    out, reference = ours(folder, inputs), theirs(model.eval(), inputs)
-    expect_states(out, reference)
-    expected = reference.last_hidden_state[:, 0] if output is None else reference[output]
-    np.testing.assert_allclose(out.embedding, expected.numpy(), rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def test_minilm_sentences(minilm_folder):

@@ -4,22 +4,6 @@ import jax
 import numpy as np
 import pytest
 
-from erel_jax.encoders import (
-    ENCODERS,
-    DistilBertConfig,
-    Gemma2Config,
-    Gemma3Config,
-    Gpt2Config,
-    LlamaConfig,
-    MistralConfig,
-    ModernBertConfig,
-    Qwen2Config,
-    Qwen3Config,
-    RobertaConfig,
-    XlmRobertaConfig,
-)
-from erel_jax.interop.configurations import family_of
-from erel_jax.interop.export import save_encoder
 from erel_jax.interop.huggingface import load_encoder
 
 torch = pytest.importorskip("torch", reason="live parity needs torch: pip install torch==2.13.0")
@@ -118,34 +102,3 @@ def test_a_task_model_loads_and_its_head_is_ignored(tmp_path, name):
     model.save_pretrained(tmp_path)
     body = getattr(model, model.base_model_prefix)
     expect_equal_states(tmp_path, body, texts(101, [33, 1, 12], config.pad_token_id or 0))
-
-
-@pytest.mark.parametrize(
-    ("config", "original"),
-    [
-        (RobertaConfig.tiny("pooler"), "RobertaModel"),
-        (XlmRobertaConfig.tiny("pooler"), "XLMRobertaModel"),
-        (DistilBertConfig.tiny("mean"), "DistilBertModel"),
-        (LlamaConfig.tiny("last"), "LlamaModel"),
-        (MistralConfig.tiny("mean"), "MistralModel"),
-        (Qwen2Config.tiny("cls"), "Qwen2Model"),
-        (Qwen3Config.tiny("mean_all"), "Qwen3Model"),
-        (Gemma2Config.tiny("mean"), "Gemma2Model"),
-        (Gemma3Config.tiny("mean"), "Gemma3TextModel"),
-        (Gpt2Config.tiny("last"), "GPT2Model"),
-        (ModernBertConfig.tiny("mean"), "ModernBertModel"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_exported_folders_open_in_transformers(tmp_path, config, original):
-    kind = family_of(config).write(config)["model_type"]
-    encoder, draw = ENCODERS[kind].build(config), np.random.default_rng(0)
-    params = jax.tree.map(lambda s: jax.numpy.asarray(draw.normal(size=s.shape) * 0.3, s.dtype), encoder.module.spec)
-    folder = save_encoder(tmp_path / "model", encoder, params)
-    model, info = getattr(transformers, original).from_pretrained(
-        folder, output_loading_info=True, attn_implementation="eager"
-    )
-    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
-    inputs = texts(config.vocabulary, [11, 4], model.config.pad_token_id or 0)
-    assert load_encoder(folder).encoder.config == config
-    expect_equal_states(folder, model.eval(), inputs)
