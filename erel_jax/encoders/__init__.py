@@ -6,7 +6,7 @@ from erel_jax.encoders.bert import BertConfig, bert
 from erel_jax.encoders.clip import ClipTextConfig, ClipVisionConfig, clip_text, clip_vision
 from erel_jax.encoders.decoder import decoder
 from erel_jax.encoders.deit import DeitConfig, deit
-from erel_jax.encoders.dinov2 import Dinov2Config, dinov2
+from erel_jax.encoders.dinov2 import Dinov2Config, Dinov2RegistersConfig, dinov2
 from erel_jax.encoders.distilbert import DistilBertConfig, distilbert
 from erel_jax.encoders.encoded import Encoded, Encoder
 from erel_jax.encoders.gemma import Gemma2Config, Gemma3Config
@@ -31,6 +31,7 @@ __all__ = [
     "ClipVisionConfig",
     "DeitConfig",
     "Dinov2Config",
+    "Dinov2RegistersConfig",
     "DistilBertConfig",
     "Encoded",
     "Encoder",

@@ -21,6 +21,7 @@ from erel_jax.encoders.tower import Entry, tower
 from erel_jax.errors import ConfigError
 from erel_jax.layers import FLOAT32, Precision, activation, attend, dense, embed_tokens, layer_norm, layer_norm_spec
 from erel_jax.layers.attention import after_prefix
+from erel_jax.layers.mlp import fused_gated_mlp, fused_gated_mlp_spec
 from erel_jax.layers.rotary import Rotary, rotary_tables, rotate
 from erel_jax.module import ParamSpec, normal, stack
 
@@ -178,25 +179,21 @@ def _block(
     mixed = attend(rotate(query, tables), key, value, mask, precision).reshape(batch, length, width)
     x = x + dense(mixed, params["attention"]["output"]["kernel"], None, precision)
     hidden = layer_norm(params["mlp_norm"], x, config.eps)
-    gate, up = jnp.split(dense(hidden, params["mlp"]["gate_up"]["kernel"], None, precision), 2, axis=-1)
-    return x + dense(activation(config.activation)(gate) * up, params["mlp"]["down"]["kernel"], None, precision)
+    return x + fused_gated_mlp(params["mlp"], hidden, activation_name=config.activation, precision=precision)
 
 
 def _spec(config: ModernBertConfig) -> dict[str, Any]:
     width = config.width
 
-    def kernel(inputs: int, outputs: int, axes: tuple[str, str]) -> dict[str, ParamSpec]:
-        return {"kernel": ParamSpec((inputs, outputs), axes, normal(0.02))}
+    def kernel(outputs: int, axes: tuple[str, str]) -> dict[str, ParamSpec]:
+        return {"kernel": ParamSpec((width, outputs), axes, normal(0.02))}
 
     layer = {
         "attention": {
-            "qkv": kernel(width, 3 * width, ("embed", "heads")),
-            "output": kernel(width, width, ("heads", "embed")),
+            "qkv": kernel(3 * width, ("embed", "heads")),
+            "output": kernel(width, ("heads", "embed")),
         },
-        "mlp": {
-            "gate_up": kernel(width, 2 * config.mlp_width, ("embed", "mlp")),
-            "down": kernel(config.mlp_width, width, ("mlp", "embed")),
-        },
+        "mlp": fused_gated_mlp_spec(width, config.mlp_width),
         "mlp_norm": layer_norm_spec(width, bias=False),
     }
     return {

@@ -13,7 +13,7 @@ from erel_jax.encoders.bert import BertConfig, bert
 from erel_jax.encoders.clip import ClipTextConfig, ClipVisionConfig, clip_text, clip_vision
 from erel_jax.encoders.decoder import decoder
 from erel_jax.encoders.deit import DeitConfig, deit
-from erel_jax.encoders.dinov2 import Dinov2Config, dinov2
+from erel_jax.encoders.dinov2 import Dinov2Config, Dinov2RegistersConfig, dinov2
 from erel_jax.encoders.distilbert import DistilBertConfig, distilbert
 from erel_jax.encoders.encoded import Encoder
 from erel_jax.encoders.gemma import Gemma2Config, Gemma3Config
@@ -61,6 +61,7 @@ ENCODERS: dict[str, EncoderFamily] = {
     "siglip_text_model": EncoderFamily(config=SiglipTextConfig, build=siglip_text),
     "siglip_vision_model": EncoderFamily(config=SiglipVisionConfig, build=siglip_vision),
     "dinov2": EncoderFamily(config=Dinov2Config, build=dinov2),
+    "dinov2_with_registers": EncoderFamily(config=Dinov2RegistersConfig, build=dinov2),
     "deit": EncoderFamily(config=DeitConfig, build=deit),
     "videomae": EncoderFamily(config=VideoMaeConfig, build=videomae),
     "audio-spectrogram-transformer": EncoderFamily(config=AstConfig, build=ast),

@@ -140,6 +140,7 @@ def class_token_tower(
     precision: Precision,
     *,
     remat: bool,
+    embed: Callable[[Any, jax.Array], jax.Array] | None = None,
 ) -> Encoder:
     """An image encoder of plain blocks that is read at its class token after a final norm.
 
@@ -149,10 +150,15 @@ def class_token_tower(
         pixels: checks the inputs and returns float[B, H, W, C].
         precision: dtypes of parameters, products and results.
         remat: recompute layers in the backward pass.
+        embed: `embed(parameters of embeddings, pixels)` gives state 0; None for `embed_image`.
     """
 
     def enter(params: Any, inputs: Mapping[str, jax.Array]) -> Entry:
-        embedded = embed_image(params["embeddings"], pixels(inputs), config.patch, precision)
+        checked = pixels(inputs)
+        if embed is None:
+            embedded = embed_image(params["embeddings"], checked, config.patch, precision)
+        else:
+            embedded = embed(params["embeddings"], checked)
         return Entry(embedded, block_layer(config.block, precision, None), first_token, None)
 
     def normalize(params: Any, state: jax.Array) -> jax.Array:
@@ -212,7 +218,12 @@ def embed_image(params: Any, pixels: jax.Array, patch: int, precision: Precision
     return with_first_tokens(params, patches, (pixels.shape[1] // patch, pixels.shape[2] // patch))
 
 
-def with_first_tokens(params: Any, patches: jax.Array, grid: tuple[int, int] | None) -> jax.Array:
+def with_first_tokens(
+    params: Any,
+    patches: jax.Array,
+    grid: tuple[int, int] | None,
+    resize: Callable[[jax.Array, tuple[int, int]], jax.Array] = resize_positions,
+) -> jax.Array:
     """Class token, distillation token where there is one, and patches, with their positions.
 
     Args:
@@ -220,6 +231,7 @@ def with_first_tokens(params: Any, patches: jax.Array, grid: tuple[int, int] | N
         patches: float[B, P, D].
         grid: rows and columns of the patches, to which positions of a square grid are interpolated; None where the
             table fits as it is.
+        resize: how they are interpolated.
 
     Returns:
         float[B, P + 1 or P + 2, D] in the dtype of the patches.
@@ -229,6 +241,6 @@ def with_first_tokens(params: Any, patches: jax.Array, grid: tuple[int, int] | N
     positions = params["position"]["table"].astype(patches.dtype)
     if grid is not None:
         lead = len(tokens)
-        positions = jnp.concatenate([positions[:lead], resize_positions(positions[lead:], grid)])
+        positions = jnp.concatenate([positions[:lead], resize(positions[lead:], grid)])
     broadcast = jnp.broadcast_to(first[None], (patches.shape[0], *first.shape))
     return jnp.concatenate([broadcast, patches], axis=1) + positions[None]

@@ -1,8 +1,9 @@
-"""The feed-forward networks of a transformer block: two layers, or two and a gate."""
+"""The feed-forward networks of a transformer block: two layers, or two and a gate, which may be one fused kernel."""
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from erel_jax.layers.activation import activation
 from erel_jax.layers.dense import dense
@@ -50,3 +51,23 @@ def gated_mlp(params: dict[str, Any], x: jax.Array, *, activation_name: str, pre
     gate = activation(activation_name)(dense(x, params["gate"]["kernel"], params["gate"].get("bias"), precision))
     up = dense(x, params["up"]["kernel"], params["up"].get("bias"), precision)
     return dense(gate * up, params["down"]["kernel"], params["down"].get("bias"), precision)
+
+
+def fused_gated_mlp_spec(width: int, hidden: int, *, bias: bool = False) -> dict[str, Any]:
+    """`gate_up` [D, 2F], the gate's columns first, and `down` [F, D]."""
+
+    def linear(inputs: int, outputs: int, axes: tuple[str, str]) -> dict[str, ParamSpec]:
+        kernel = {"kernel": ParamSpec((inputs, outputs), axes, normal(0.02))}
+        return {**kernel, "bias": ParamSpec((outputs,), axes[1:], zeros)} if bias else kernel
+
+    return {
+        "gate_up": linear(width, 2 * hidden, ("embed", "mlp")),
+        "down": linear(hidden, width, ("mlp", "embed")),
+    }
+
+
+def fused_gated_mlp(params: dict[str, Any], x: jax.Array, *, activation_name: str, precision: Precision) -> jax.Array:
+    """`gated_mlp` whose gate and up kernels are one: float[..., D] to float[..., D]."""
+    fused, down = params["gate_up"], params["down"]
+    gate, up = jnp.split(dense(x, fused["kernel"], fused.get("bias"), precision), 2, axis=-1)
+    return dense(activation(activation_name)(gate) * up, down["kernel"], down.get("bias"), precision)

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from erel_jax.errors import ConfigError
 from erel_jax.layers.attention import attention_spec, self_attention
-from erel_jax.layers.mlp import mlp, mlp_spec
+from erel_jax.layers.mlp import fused_gated_mlp, fused_gated_mlp_spec, mlp, mlp_spec
 from erel_jax.layers.norm import layer_norm, layer_norm_spec
 from erel_jax.layers.precision import Precision
 from erel_jax.module import ParamSpec, stack
@@ -36,6 +36,7 @@ class BlockConfig:
         activation: name of the MLP's activation.
         norm: "post" (norm after each residual sum, BERT) or "pre" (norm before each sub-layer, ViT and CLIP).
         eps: epsilon of the norms.
+        gated: whether the MLP has a gate, in one kernel with what it gates (SwiGLU).
     """
 
     width: int
@@ -44,6 +45,7 @@ class BlockConfig:
     activation: str = "gelu"
     norm: str = "pre"
     eps: float = 1e-12
+    gated: bool = False
 
     def __post_init__(self):
         if self.width % self.heads:
@@ -63,10 +65,11 @@ def block_spec(
         branch_scale: first value of a factor per channel on what each sub-layer adds to the residual stream
             (`attention_scale`, `mlp_scale`: the layer scale of DINOv2 and BEiT); None for no such factors.
     """
+    gated = fused_gated_mlp_spec(config.width, config.mlp_width, bias=True) if config.gated else None
     spec = {
         "attention": attention_spec(config.width, bias=bias),
         "attention_norm": layer_norm_spec(config.width),
-        "mlp": mlp_spec(config.width, config.mlp_width),
+        "mlp": gated or mlp_spec(config.width, config.mlp_width),
         "mlp_norm": layer_norm_spec(config.width),
     }
     if branch_scale is not None:
@@ -100,9 +103,9 @@ def block(
         return _scaled(params.get("attention_scale"), mixed)
 
     def feed_forward(y: jax.Array) -> jax.Array:
-        return _scaled(
-            params.get("mlp_scale"), mlp(params["mlp"], y, activation_name=config.activation, precision=precision)
-        )
+        network = fused_gated_mlp if config.gated else mlp
+        fed = network(params["mlp"], y, activation_name=config.activation, precision=precision)
+        return _scaled(params.get("mlp_scale"), fed)
 
     if config.norm == "pre":
         x = x + attention(layer_norm(params["attention_norm"], x, config.eps))

@@ -18,12 +18,29 @@ def make_dinov2() -> None:
     config = transformers.Dinov2Config(
         hidden_size=18, num_hidden_layers=3, num_attention_heads=3, mlp_ratio=2, image_size=15, patch_size=5,
     )  # fmt: skip
-    model = rename_vit(randomize(transformers.Dinov2Model(config), 21))
-    trained, other = pixels(2, 15, 15, 22), pixels(2, 35, 20, 23)
+    store_at_two_sizes("dinov2", randomize(transformers.Dinov2Model(config), 21), (35, 20))
+
+
+@torch.no_grad()
+def make_dinov2_relatives() -> None:
+    """DINOv2 with gates (24 of 36 channels, after rounding), and with three registers on a smaller grid."""
+    shape: dict[str, Any] = dict(hidden_size=18, num_attention_heads=3, mlp_ratio=2, patch_size=5)
+    gated = transformers.Dinov2Config(**shape, num_hidden_layers=2, image_size=15, use_swiglu_ffn=True)
+    store_at_two_sizes("dinov2_gated", randomize(transformers.Dinov2Model(gated), 31), (10, 25))
+    config = transformers.Dinov2WithRegistersConfig(
+        **shape, num_hidden_layers=2, image_size=35, num_register_tokens=3
+    )  # fmt: skip
+    store_at_two_sizes("dinov2_registers", randomize(transformers.Dinov2WithRegistersModel(config), 34), (15, 40))
+
+
+def store_at_two_sizes(name: str, model: Any, other_size: tuple[int, int]) -> None:
+    """Outputs for images of the size of the positions and of another."""
+    model, size = rename_vit(model), model.config.image_size
+    trained, other = pixels(2, size, size, 22), pixels(2, *other_size, 23)
     out = model(pixel_values=trained, output_hidden_states=True)
     resized = model(pixel_values=other, output_hidden_states=True)
     store(
-        "dinov2", model, pixels=trained.permute(0, 2, 3, 1), hidden_states=torch.stack(out.hidden_states),
+        name, model, pixels=trained.permute(0, 2, 3, 1), hidden_states=torch.stack(out.hidden_states),
         last_hidden_state=out.last_hidden_state, pooled=out.pooler_output, other_pixels=other.permute(0, 2, 3, 1),
         other_hidden_states=torch.stack(resized.hidden_states), other_pooled=resized.pooler_output,
     )  # fmt: skip
@@ -102,5 +119,6 @@ if __name__ == "__main__":
     make_resized()
     make_beit()
     make_dinov2()
+    make_dinov2_relatives()
     make_deit()
     make_vit_resized()

@@ -67,14 +67,16 @@ def test_siglip_image_tower(golden):
     expect_close(out.taps, arrays["image_hidden_states"][[0, 2]].mean(2).transpose(1, 0, 2))
 
 
-def test_dinov2_at_the_size_of_its_positions_and_at_another(golden):
-    folder, arrays = golden("dinov2")
+@pytest.mark.parametrize("name", ["dinov2", "dinov2_gated", "dinov2_registers"])
+def test_dinov2_at_the_size_of_its_positions_and_at_another(golden, name):
+    folder, arrays = golden(name)
     loaded = load_encoder(folder)
-    out = run(loaded, {"pixels": arrays["pixels"]}, taps=(3, 1))
+    top = loaded.encoder.layers
+    out = run(loaded, {"pixels": arrays["pixels"]}, taps=(top, 1))
     expect_close(out.hidden_states, arrays["hidden_states"])
     expect_close(out.tokens, arrays["last_hidden_state"])
     expect_close(out.embedding, arrays["pooled"])
-    expect_close(out.taps, arrays["hidden_states"][[3, 1], :, 0].transpose(1, 0, 2))
+    expect_close(out.taps, arrays["hidden_states"][[top, 1], :, 0].transpose(1, 0, 2))
     other = run(loaded, {"pixels": arrays["other_pixels"]})
     expect_close(other.hidden_states, arrays["other_hidden_states"])
     expect_close(other.embedding, arrays["other_pooled"])

@@ -12,7 +12,7 @@ from erel_jax.interop.families.beit import BEIT
 from erel_jax.interop.families.bert import BERT
 from erel_jax.interop.families.clip import CLIP_TEXT, CLIP_VISION, clip_towers
 from erel_jax.interop.families.deit import DEIT
-from erel_jax.interop.families.dinov2 import DINOV2
+from erel_jax.interop.families.dinov2 import DINOV2, DINOV2_REGISTERS
 from erel_jax.interop.families.distilbert import DISTILBERT
 from erel_jax.interop.families.family import Family
 from erel_jax.interop.families.gemma import GEMMA2, GEMMA3
@@ -46,6 +46,7 @@ FAMILIES: dict[str, Family] = {
     "siglip_text_model": SIGLIP_TEXT,
     "siglip_vision_model": SIGLIP_VISION,
     "dinov2": DINOV2,
+    "dinov2_with_registers": DINOV2_REGISTERS,
     "deit": DEIT,
     "videomae": VIDEOMAE,
     "audio-spectrogram-transformer": AST,
