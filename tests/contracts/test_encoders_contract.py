@@ -30,10 +30,21 @@ from erel_jax.layers import BFLOAT16, Precision, unrolled
 from erel_jax.module import abstract, count, init
 from erel_jax.sharding import RULES, batch_sharding, compile_step, make_mesh, shardings
 
-# Text encoders made of the parts of BERT, LLaMA or Gemma 3: their golden files are in the default run, their contracts
-# are slow tests.
+# Encoders made of the parts of BERT, LLaMA, Gemma 3 or DINOv2: their golden files are in the default run, their
+# contracts are slow tests.
 RELATIVES = frozenset(
-    {"distilbert", "gemma2", "gpt2", "mistral", "modernbert", "qwen2", "qwen3", "roberta", "xlm-roberta"}
+    {
+        "dinov2_with_registers",
+        "distilbert",
+        "gemma2",
+        "gpt2",
+        "mistral",
+        "modernbert",
+        "qwen2",
+        "qwen3",
+        "roberta",
+        "xlm-roberta",
+    }
 )
 TEXTS = [n for n in sorted(ENCODERS) if ENCODERS[n].build(ENCODERS[n].config.tiny()).modality == "text"]
 

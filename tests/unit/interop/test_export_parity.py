@@ -59,6 +59,7 @@ ORIGINALS = {
     "siglip_text_model": ("SiglipTextModel", None, pooler, {}),
     "siglip_vision_model": ("SiglipVisionModel", None, pooler, {}),
     "dinov2": ("Dinov2Model", None, pooler, {}),
+    "dinov2_with_registers": ("Dinov2WithRegistersModel", None, pooler, {}),
     "deit": ("DeiTModel", None, first, NO_POOLER),
     "videomae": ("VideoMAEModel", None, mean, {}),
     "audio-spectrogram-transformer": ("ASTModel", None, pooler, {}),
@@ -70,8 +71,8 @@ QUICK = (
     "beit", "bert", "clip_text_model", "clip_vision_model", "gemma3_text", "gpt2", "llama", "modernbert",
     "siglip_vision_model", "vit", "whisper",
 )  # fmt: skip
-# Heads of task models, which a folder of an encoder does not have.
-HEADS = ("projector.", "classifier.")
+# Heads of task models and of pre-training, which a folder of an encoder does not have.
+HEADS = ("projector.", "classifier.", "embeddings.mask_token")
 # How each original wants what we call by the name on the left, and the order of its axes.
 NAMES = {
     "pixels": ("pixel_values", (0, 3, 1, 2)),
