@@ -70,18 +70,19 @@ class _Slopes(NamedTuple):
         return wide(self.to_lse) * jnp.exp(logits - wide(self.lse))
 
 
-def chunked(tile_rows: int | None = None, ring_axis: str | None = None) -> Measure:
+def chunked(tile_rows: int | None, kept_bytes: int, ring_axis: str | None = None) -> Measure:
     """Measures statistics tile by tile.
 
     Args:
         tile_rows: rows of a tile; None chooses.
+        kept_bytes: most bytes of logits kept for the backward pass; around a ring none are.
         ring_axis: mesh axis around which the columns of all devices travel; None looks at the given columns alone.
     """
 
     def measure(
         rows: jax.Array, columns: jax.Array, row_ids: PairIds, column_ids: PairIds, rule: Rule, both: bool
     ) -> Statistics:
-        tiles = cut(rows.shape[0], columns.shape[0], tile_rows, keep=ring_axis is None)
+        tiles = cut(rows.shape[0], columns.shape[0], tile_rows, 0 if ring_axis else kept_bytes)
         return _statistics(rows, columns, row_ids, column_ids, _Plan(rule, both, tiles, ring_axis))
 
     return measure

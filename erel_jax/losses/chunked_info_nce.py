@@ -7,6 +7,7 @@ from erel_jax.losses.across_devices import Exchange
 from erel_jax.losses.chunked_contrast import chunked
 from erel_jax.losses.contrast import contrastive, gathered
 from erel_jax.losses.pair_ids import SameGroup
+from erel_jax.losses.row_tiles import KEPT_BYTES
 
 
 def chunked_info_nce(
@@ -18,6 +19,7 @@ def chunked_info_nce(
     same_group: SameGroup = "left_out",
     symmetric: bool = True,
     tile_rows: int | None = None,
+    kept_bytes: int = KEPT_BYTES,
     axis_name: str | None = None,
     exchange: Exchange = "ring",
 ) -> jax.Array:
@@ -29,6 +31,8 @@ def chunked_info_nce(
             `multi_positive_info_nce`, which needs group ids.
         symmetric: both directions, or queries to items alone.
         tile_rows: queries whose logits exist at once; None takes about 8 MB of logits.
+        kept_bytes: most bytes of logits that are kept for the backward pass instead of being formed again; none around
+            a ring.
         exchange: with `axis_name`, "ring" passes items from device to device, so that memory per device does not grow
             with the number of devices; "gather" brings all items to each device in one collective.
 
@@ -44,8 +48,8 @@ def chunked_info_nce(
     one device's worth at a time; with "gather", all items and ids at once.
 
     Numerics: float32; a running maximum per row and column, so no scale overflows. The backward pass forms logits
-    again: four products of the size of the batch's square instead of three. Up to 64 MB of logits are kept instead,
-    all of them up to B = 4,096. It has no second derivative.
+    again: four products of the size of the batch's square instead of three. Those kept save their part of it,
+    by default all up to B = 4,096. It has no second derivative.
 
     Reference: tiles with recomputation as in Rabe and Staats 2021 and FlashAttention (Dao et al. 2022), for this loss
     Inf-CL (Cheng et al. 2024). Relation: the value of `symmetric_info_nce`, `info_nce` and the multi-positive forms.
@@ -53,7 +57,9 @@ def chunked_info_nce(
     if exchange not in ("ring", "gather"):
         raise ConfigError(f"exchange is {exchange!r}, expected 'ring' or 'gather'.")
     ring = exchange == "ring"
-    measure = chunked(tile_rows, ring_axis=axis_name) if ring else gathered(chunked(tile_rows), axis_name)
+    measure = chunked(tile_rows, kept_bytes, axis_name if ring else None)
+    if not ring:
+        measure = gathered(measure, axis_name)
     return contrastive(
         queries,
         items,

@@ -10,7 +10,7 @@ from erel_jax.errors import ConfigError
 from erel_jax.losses.across_devices import Exchange, filled_like, ring
 from erel_jax.losses.contrast import Rule
 from erel_jax.losses.pair_ids import PairIds, SameGroup
-from erel_jax.losses.row_tiles import Gradients, Tiles, cut, over_tiles, put, take
+from erel_jax.losses.row_tiles import KEPT_BYTES, Gradients, Tiles, cut, over_tiles, put, take
 from erel_jax.losses.sigmoid import pairwise_sigmoid, signs
 from erel_jax.losses.similarity import products
 
@@ -24,6 +24,7 @@ def chunked_sigmoid_loss(
     group: jax.typing.ArrayLike | None = None,
     same_group: SameGroup = "left_out",
     tile_rows: int | None = None,
+    kept_bytes: int = KEPT_BYTES,
     axis_name: str | None = None,
     exchange: Exchange = "ring",
 ) -> jax.Array:
@@ -34,6 +35,8 @@ def chunked_sigmoid_loss(
         same_group: what other pairs of the own group are: "left_out" as in `sigmoid_loss`, or "positive" as in
             `multi_positive_sigmoid_loss`, which needs group ids.
         tile_rows: queries whose logits exist at once; None takes about 8 MB of logits.
+        kept_bytes: most bytes of logits that are kept for the backward pass instead of being formed again; none around
+            a ring.
         exchange: with `axis_name`, "ring" passes items from device to device, so that memory per device does not grow
             with the number of devices; "gather" brings all items to each device in one collective.
 
@@ -48,7 +51,7 @@ def chunked_sigmoid_loss(
     Crosses devices: with "ring", items and ids, and on the way back items' gradients, one device's worth at a time;
     with "gather", all items and ids at once.
 
-    Numerics: float32. Logits are formed again in the backward pass, except for the first 64 MB. It has no second
+    Numerics: float32. Logits are formed again in the backward pass, except for those kept. It has no second
     derivative.
 
     Reference: Zhai et al. 2023, whose chunked form passes negatives from device to device. Relation:
@@ -59,7 +62,7 @@ def chunked_sigmoid_loss(
     ring_axis = axis_name if exchange == "ring" else None
 
     def measure(rows, columns, biases, row_ids, column_ids, rule):
-        tiles = cut(rows.shape[0], columns.shape[0], tile_rows, keep=ring_axis is None)
+        tiles = cut(rows.shape[0], columns.shape[0], tile_rows, 0 if ring_axis else kept_bytes)
         return _row_losses(rows, columns, biases, row_ids, column_ids, _Plan(rule, tiles, ring_axis))
 
     return pairwise_sigmoid(

@@ -20,7 +20,7 @@ TILE_BYTES = 8 * 2**20
 """Size of a tile of float32 logits where nobody chose its rows."""
 
 KEPT_BYTES = 64 * 2**20
-"""Most bytes of logits that are kept for the backward pass."""
+"""Most bytes of logits that are kept for the backward pass where nobody chose."""
 
 
 class Tiles(NamedTuple):
@@ -35,13 +35,13 @@ class Tiles(NamedTuple):
     kept: int
 
 
-def cut(count: int, columns: int, rows: int | None, *, keep: bool = True) -> Tiles:
+def cut(count: int, columns: int, rows: int | None, kept_bytes: int) -> Tiles:
     """Chooses the tiles of `count` rows against `columns` columns.
 
     Args:
         count, columns: shape of the matrix of logits.
         rows: rows of a tile; None takes `TILE_BYTES` worth of them.
-        keep: whether up to `KEPT_BYTES` of logits may be kept.
+        kept_bytes: most bytes of logits to keep.
 
     Raises:
         ConfigError: `rows` is below 1.
@@ -49,7 +49,7 @@ def cut(count: int, columns: int, rows: int | None, *, keep: bool = True) -> Til
     if rows is not None and rows < 1:
         raise ConfigError(f"got tiles of {rows} rows, expected at least 1.")
     chosen = min(count, rows or max(8, TILE_BYTES // (4 * columns)))
-    kept = min(count // chosen, KEPT_BYTES // (4 * chosen * columns)) if keep else 0
+    kept = min(count // chosen, max(0, kept_bytes) // (4 * chosen * columns))
     return Tiles(chosen, kept)
 
 

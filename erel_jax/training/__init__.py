@@ -15,6 +15,7 @@ from erel_jax.training.state import (
     tree_shardings,
 )
 from erel_jax.training.step import train_step
+from erel_jax.training.sub_batches import in_sub_batches
 
 __all__ = [
     "Batches",
@@ -27,6 +28,7 @@ __all__ = [
     "abstract_state",
     "adam",
     "fit",
+    "in_sub_batches",
     "new_state",
     "place",
     "place_batch",
