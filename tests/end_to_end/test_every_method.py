@@ -10,9 +10,12 @@ from erel_jax.benchmark.record import read_records
 
 SIDE = [name for name, method in METHODS.items() if method.head == "side"]
 OTHERS = [name for name in METHODS if name not in SIDE]
-GROUPS = [pytest.param(SIDE, id="side"), pytest.param(OTHERS, id="others", marks=pytest.mark.slow)]
+# Each method compiles in a process of its own, so that even a few take minutes on a busy machine.
+PARTS = [OTHERS[start : start + 5] for start in range(0, len(OTHERS), 5)]
+SLOW = [pytest.param(part, id=f"from-{part[0]}", marks=[pytest.mark.slow, pytest.mark.timeout(900)]) for part in PARTS]
+GROUPS = [pytest.param(SIDE, id="side"), *SLOW]
 # One tower at a time, all side networks are the same.
-IN_RETRIEVAL = [pytest.param([n for n in SIDE if METHODS[n].side == "iisan"], id="side"), GROUPS[1]]
+IN_RETRIEVAL = [pytest.param([n for n in SIDE if METHODS[n].side == "iisan"], id="side"), *SLOW]
 
 
 def _whole(path, names) -> None:
@@ -36,6 +39,7 @@ def test_in_retrieval(quick, pairs, encoders, tmp_path, names) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_four_modalities_of_a_folder_with_cold_items(quick, sequences, encoders, tmp_path) -> None:
     """Two further texts, one of them rare, beside titles and pictures; hidden items are ranked among themselves."""
     (sequences / "pictures").rename(sequences / "images")
