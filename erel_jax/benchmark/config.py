@@ -50,8 +50,9 @@ class BenchConfig:
 
     methods: str | None = None
     """Comma-separated methods, for example `frozen,lora,iisan_cached`. Default: frozen, linear_probe, full, bitfit,
-    lora, rslora, houlsby, iisan, iisan_cached, and blend for recommendation. By name alone: dora, ia3, vera, pfeiffer,
-    parallel, compacter, layer_norm, lit."""
+    lora, rslora, houlsby, iisan, iisan_cached, and for recommendation versa_cached and blend; those that do not fit
+    the data are left out. By name alone: dora, ia3, vera, pfeiffer, parallel, compacter, prompt_tuning,
+    prefix_tuning, k_adapter, layer_norm, partial_layers, qlora_int8, qlora_nf4, lit, crossan_cached."""
 
     seeds: int = 1
     """Runs per method, with seeds 0 … N-1; the report shows mean and spread."""

@@ -8,8 +8,9 @@ RETRIEVAL = ("frozen", "linear_probe", "full", "bitfit", "lora", "rslora", "houl
 """What runs when nothing is asked for: each way of adapting once. A default run has a budget of minutes; the other
 registered methods run when `--methods` names them."""
 
-RECOMMENDATION = (*RETRIEVAL, "blend")
-"""The same for recommendation."""
+RECOMMENDATION = (*RETRIEVAL, "versa_cached", "blend")
+"""The same for recommendation, where items may have any number of modalities. What does not fit the data (IISAN joins
+two at most, a blend needs warm items) is left out with the reason, unless it was named."""
 
 
 def chosen_methods(config: BenchConfig) -> list[str]:

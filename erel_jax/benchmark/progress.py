@@ -75,6 +75,11 @@ class RunProgress:
         self._advance()
         self.note(f"  {job} reused from an earlier run")
 
+    def leave_out(self, job: str, reason: str = "") -> None:
+        """A job does not fit the data, or belongs to a method that did not."""
+        self._advance()
+        self.note(f"  {job} left out" + (f": {reason}" if reason else ""))
+
     def show(self, job: str, message: dict) -> None:
         """Shows a worker's message."""
         if "note" in message:

@@ -51,25 +51,29 @@ def run(config: BenchConfig, command: str, console: Console) -> list[Record]:
     jobs = plan(config, methods)
     records: list[Record] = []
     galleries: dict[str, list[GalleryQuery]] = {}
+    left_out: dict[str, ConfigError] = {}
     with RunLock(out), WorkerSignals() as signals, RunProgress(console, [job.name for job in jobs]) as progress:
         if config.fresh:
             shutil.rmtree(out / "checkpoints", ignore_errors=True)
         progress.note(f"{config.task} on {config.data_name}: {len(methods)} methods × {config.seeds} seed(s) → {out}")
         for job in jobs:
-            result = None if config.fresh else read_result(config, job)
-            if result is None:
-                progress.start(job.name)
-                signals.check("the run")
-                _run_job(config, job, command, progress, signals)
-                result = read_result(config, job)
-                if result is None:
-                    raise ErelError(f"job {job.name} ended without a whole result in {job_folder(config, job)}.")
-                progress.finish(job.name)
-            else:
-                progress.reuse(job.name)
+            if job.method in left_out:
+                progress.leave_out(job.name)
+                continue
+            try:
+                result = _result(config, job, command, progress, signals)
+            except ConfigError as error:
+                # Among methods that nobody named, one that does not fit the data is no reason to stop.
+                if config.methods is not None or job.kind != "method":
+                    raise
+                left_out[job.method] = error
+                progress.leave_out(job.name, str(error))
+                continue
             records += result[0]
             for method, queries in result[1].items():
                 galleries.setdefault(method, queries)
+    if len(left_out) == len(methods):
+        raise next(iter(left_out.values()))
     records = fill_scores(records)
     write_records(out / "records.jsonl", records)
     paths = write_report(records, galleries, out)
@@ -82,6 +86,24 @@ def run(config: BenchConfig, command: str, console: Console) -> list[Record]:
         markup=False,
     )
     return records
+
+
+def _result(
+    config: BenchConfig, job: Job, command: str, progress: RunProgress, signals: WorkerSignals
+) -> tuple[list[Record], dict[str, list[GalleryQuery]]]:
+    """What a job left, of an earlier run or of this one."""
+    result = None if config.fresh else read_result(config, job)
+    if result is not None:
+        progress.reuse(job.name)
+        return result
+    progress.start(job.name)
+    signals.check("the run")
+    _run_job(config, job, command, progress, signals)
+    result = read_result(config, job)
+    if result is None:
+        raise ErelError(f"job {job.name} ended without a whole result in {job_folder(config, job)}.")
+    progress.finish(job.name)
+    return result
 
 
 def _check_inputs(config: BenchConfig) -> None:
