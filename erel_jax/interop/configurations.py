@@ -41,11 +41,13 @@ def towers(document: Mapping[str, Any], path: str | Path) -> dict[str, tuple[str
         CorruptArtifactError: the configuration asks for code.
     """
     refuse_code(document, path)
-    kind = document.get("model_type")
+    kind, known = document.get("model_type"), [*WHOLE, *FAMILIES]
+    if kind is None:
+        raise ConfigError(f"{path} has no model_type. {suggest('', known)}")
+    if not isinstance(kind, str) or kind not in known:
+        raise ConfigError(f"{path}: unknown model_type {kind!r}. {suggest(str(kind), known)}")
     if kind in WHOLE:
         return WHOLE[kind](document)
-    if kind not in FAMILIES:
-        raise ConfigError(f"{path}: unknown model_type {kind!r}. {suggest(str(kind), [*WHOLE, *FAMILIES])}")
     return {FAMILIES[kind].modality: (kind, dict(document))}
 
 
