@@ -89,7 +89,7 @@ def dual_encoder(
         bottleneck: width of a side network's blocks.
         precision: dtypes of heads and side networks (towers keep the precision they were built with).
     """
-    taps = _taps(encoders, method)
+    encoders, taps = _rebuilt(encoders, method, precision), _taps(encoders, method)
     widths = {name: encoder.width if name in taps else encoder.embedding_width for name, encoder in encoders.items()}
     width = min(widths.values())
     head: dict[str, Any] = {"logit_scale": ParamSpec((), (), _constant(2.659))}
@@ -146,7 +146,7 @@ def item_encoder(
 
     An absent modality (`presence[n, m]` False) contributes nothing: the result is that of the others alone.
     """
-    taps = _taps(encoders, method)
+    encoders, taps = _rebuilt(encoders, method, precision), _taps(encoders, method)
     if method.head == "side":
         shapes = {name: (len(taps[name]), encoders[name].width) for name in encoders}
         head, fuse = _side_network(method.side, shapes, embedding, bottleneck, precision)
@@ -176,6 +176,10 @@ def item_encoder(
     trains_head = () if method.head == "none" else ("head/.*",)
     adapted = _adapted(Module({"head": head}, apply), encoders, method, trains_head, taps)
     return adapted
+
+
+def _rebuilt(encoders: Mapping[str, Encoder], method: Method, precision: Precision) -> Mapping[str, Encoder]:
+    return {name: method.rebuild(encoder, precision) for name, encoder in encoders.items()}
 
 
 def _taps(encoders: Mapping[str, Encoder], method: Method) -> dict[str, tuple[int, ...]]:
@@ -215,7 +219,8 @@ def tower_parameters(adapted: Adapted, key: jax.Array, towers: Mapping[str, Any]
         key: key for what is new.
         towers: pretrained parameters by modality.
     """
-    existing = {} if adapted.method.cached else {"towers": dict(towers)}
+    convert = adapted.method.convert
+    existing = {} if adapted.method.cached else {"towers": {name: convert(tower) for name, tower in towers.items()}}
     return module.fill(key, adapted.module.spec, existing)
 
 

@@ -53,13 +53,23 @@ def partial_layers(encoder: Encoder, top: int) -> Encoder:
     return dataclasses.replace(encoder, module=Module(spec, apply))
 
 
+def top_sixth(layers: int) -> int:
+    """The share of the stack that the method `partial_layers` trains: 2 of 12 layers, at least one."""
+    return max(1, layers // 6)
+
+
+def stacked_layers(params: PyTree) -> int:
+    """Number of layers of an encoder, read from its parameters."""
+    return jax.tree.leaves(params["layers"])[0].shape[0]
+
+
 def cut_layers(params: PyTree, top: int) -> PyTree:
     """An encoder's parameters cut for `partial_layers(encoder, top)`.
 
     Raises:
         ConfigError: `top` is not between 1 and the number of layers minus 1.
     """
-    below = _below(jax.tree.leaves(params["layers"])[0].shape[0], top)
+    below = _below(stacked_layers(params), top)
     lower = jax.tree.map(lambda p: p[:below], params["layers"])
     return {**params, "layers": lower, "top_layers": jax.tree.map(lambda p: p[below:], params["layers"])}
 

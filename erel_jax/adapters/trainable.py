@@ -14,14 +14,14 @@ from erel_jax import tree
 
 PyTree = Any
 
-LORA_TARGETS: tuple[str, ...] = (r".*/attention/(?:query|value)/kernel",)
-"""Kernels that LoRA wraps unless told otherwise: query and value projections of every layer."""
+LORA_TARGETS: tuple[str, ...] = (r".*/attention/(?:query|value|qkv)/kernel",)
+"""Kernels that LoRA wraps unless told otherwise: query and value projections of every layer, or the fused kernel."""
 
 HOULSBY_TARGETS: tuple[str, ...] = (r".*/attention/output/kernel", r".*/mlp/down/kernel")
 """Kernels that a serial bottleneck adapter follows: the last product of each sub-layer, before its residual sum."""
 
-IA3_OUTPUT_TARGETS: tuple[str, ...] = (r".*/attention/(?:key|value)/kernel",)
-"""Kernels whose outputs (IA)³ scales."""
+IA3_OUTPUT_TARGETS: tuple[str, ...] = (r".*/attention/(?:key|value|qkv)/kernel",)
+"""Kernels whose outputs (IA)³ scales; of a fused kernel the queries too, as in peft."""
 
 IA3_INPUT_TARGETS: tuple[str, ...] = (r".*/mlp/down/kernel",)
 """Kernels whose inputs (IA)³ scales."""
@@ -32,11 +32,11 @@ FULL: tuple[str, ...] = (r"(?!(?:.*/)?pooler/).*",)
 BITFIT: tuple[str, ...] = (r"(?:.*/)?bias",)
 """Every bias of the encoder: projections, MLPs, layer norms, embeddings, pooler."""
 
-LORA: tuple[str, ...] = (r".*/kernel(?:/base)*/[ab]", r".*/attention/(?:query|value)/bias")
-"""The low-rank factors and the biases of query and value, as the released baselines train them."""
-
-LORA_FACTORS: tuple[str, ...] = LORA[:1]
+LORA_FACTORS: tuple[str, ...] = (r".*/kernel(?:/base)*/[ab]",)
 """The low-rank factors alone."""
+
+LORA: tuple[str, ...] = (f"{LORA_FACTORS[0]}|.*/attention/(?:query|value|qkv)/bias",)
+"""The low-rank factors and, where they exist, the biases beside them, as the released baselines train them."""
 
 HOULSBY: tuple[str, ...] = (r".*/kernel(?:/base)*/(?:down|up)(?:_bias)?",)
 """Weights and biases of bottleneck adapters."""
@@ -68,6 +68,9 @@ LAYER_NORM: tuple[str, ...] = (r"(?:.*/)?(?:\w+_)?norm/(?:scale|bias)",)
 
 LIT: tuple[str, ...] = (r"(?<=/text/)(?!pooler/).*",)
 """Every weight of the tower called text; the other towers are locked (arXiv 2111.07991)."""
+
+K_ADAPTER: tuple[str, ...] = (r"k_adapter/.*",)
+"""Everything of a K-adapter."""
 
 TOP_LAYERS: tuple[str, ...] = (r"top_layers/.*",)
 """The layers above the cut of `adapters.partial_layers`."""

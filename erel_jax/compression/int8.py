@@ -22,8 +22,8 @@ from erel_jax.module import ParamSpec, ones, zeros
 PyTree = Any
 
 ENCODER_KERNELS: tuple[str, ...] = (
-    r"(?:.*/)?attention/(?:query|key|value|output)/kernel",
-    r"(?:.*/)?mlp/(?:up|down)/kernel",
+    r"(?:.*/)?attention/(?:query|key|value|qkv|output)/kernel",
+    r"(?:.*/)?mlp/(?:up|gate|gate_up|down)/kernel",
 )
 """The kernels of a transformer stack: nearly all of an encoder's products. Embeddings, norms and heads stay float."""
 

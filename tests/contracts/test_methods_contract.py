@@ -17,11 +17,15 @@ from erel_jax.training.optimizer import rates_by_path
 
 SHAPES = {"dual": dual_encoder, "item": partial(item_encoder, embedding=8)}
 # Methods outside the default run; they share their shape with one that is in it, so most of their tests are slow ones.
-EXTRA = ("dora", "ia3", "vera", "pfeiffer", "parallel", "compacter", "layer_norm", "lit")
+EXTRA = (
+    *("dora", "ia3", "vera", "pfeiffer", "parallel", "compacter", "k_adapter", "partial_layers", "layer_norm", "lit"),
+)
 # Adapters that cannot start as the frozen tower: attention sees more as soon as they are there.
 PROMPTS = ("prompt_tuning", "prefix_tuning")
+# Nor those that round their base.
+ROUNDED = ("qlora_int8", "qlora_nf4")
 QUICK_EXTRA = ("dora", "parallel")
-SLOW = {*EXTRA, *PROMPTS} - {*QUICK_EXTRA}
+SLOW = {*EXTRA, *PROMPTS, *ROUNDED} - {*QUICK_EXTRA}
 
 
 def case(name):
@@ -40,12 +44,15 @@ ENCODERS = {"text": bert(BertConfig.tiny()), "image": vit(VitConfig.tiny())}
 def drawn(spec, seed=1):
     """Parameters with values in every leaf (zero factors and biases included), drawn without compiling anything."""
     draw = np.random.default_rng(seed)
-    return tree.map_with_path(
-        lambda path, leaf: jnp.asarray(
-            (path.endswith("scale") + 0.2 * draw.normal(size=leaf.shape)).astype(np.float32)
-        ),
-        spec,
-    )
+
+    def one(path, leaf):
+        if jnp.issubdtype(leaf.dtype, jnp.integer):  # a quantized base
+            low, high = (0, 256) if leaf.dtype == jnp.uint8 else (-5, 6)
+            return jnp.asarray(draw.integers(low, high, leaf.shape).astype(leaf.dtype))
+        unit = path.endswith("scale") and not path.endswith(("kernel/scale", "base/scale"))
+        return jnp.asarray((unit + 0.2 * draw.normal(size=leaf.shape)).astype(np.float32))
+
+    return tree.map_with_path(one, spec)
 
 
 TOWERS = {name: drawn(encoder.module.spec) for name, encoder in ENCODERS.items()}
@@ -229,6 +236,8 @@ def test_is_described_and_has_learning_rates(built, name):
     assert 0 < method.learning_rate <= 0.1
     assert (method.tower_learning_rate > 0) == bool(method.trains)
     assert not (method.cached and method.trains)
+    # Nobody but the frozen encoders comes without a rate, and no rate without its source.
+    assert bool(method.rate_source) == (name != "frozen") and len(method.rate_source) <= 80
     for shape in SHAPES:
         adapted = built(name, shape).adapted
         if not adapted.trainable:

@@ -42,14 +42,27 @@ OPTIMIZER = adam(0.01, eps=1e-3)
 SILENT = ("key/bias",)
 
 
+def encoders_of(name):
+    """Two layers where one is cut off."""
+    if name != "partial_layers":
+        return ENCODERS
+    return {
+        "text": bert(dataclasses.replace(BertConfig.tiny(), layers=2)),
+        "image": vit(dataclasses.replace(VitConfig.tiny(), layers=2)),
+    }
+
+
 def drawn(spec, seed=1):
     draw = np.random.default_rng(seed)
-    return tree.map_with_path(
-        lambda path, leaf: jnp.asarray(
-            (path.endswith("scale") + 0.2 * draw.normal(size=leaf.shape)).astype(np.float32)
-        ),
-        spec,
-    )
+
+    def one(path, leaf):
+        if jnp.issubdtype(leaf.dtype, jnp.integer):  # a quantized base
+            low, high = (0, 256) if leaf.dtype == jnp.uint8 else (-5, 6)
+            return jnp.asarray(draw.integers(low, high, leaf.shape).astype(leaf.dtype))
+        unit = path.endswith("scale") and not path.endswith(("kernel/scale", "base/scale"))
+        return jnp.asarray((unit + 0.2 * draw.normal(size=leaf.shape)).astype(np.float32))
+
+    return tree.map_with_path(one, spec)
 
 
 def inputs_of(method, rows, seed):
@@ -83,7 +96,8 @@ def batch_of(method):
 def built(name):
     """Model, loss, parameters and batch of a method, and what one step gives on one device."""
     method = METHODS[name]
-    dual, item = dual_encoder(ENCODERS, method), item_encoder(ENCODERS, method, embedding=WIDTH)
+    encoders = encoders_of(name)
+    dual, item = dual_encoder(encoders, method), item_encoder(encoders, method, embedding=WIDTH)
     model = next_item(None, item, SasrecConfig(width=WIDTH, max_length=LENGTH, blocks=1), FLOAT32)  # type: ignore
     spec = {"dual": dual.module.spec, "item": {**item.module.spec, "user": model.user.spec}}
     patterns = [f"dual/(?:{p})" for p in dual.trainable] + [f"item/(?:{p})" for p in (*item.trainable, "user/.*")]

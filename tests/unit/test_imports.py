@@ -31,7 +31,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "layers": GROUND | CORE,
     "sharding": GROUND | CORE,
     "encoders": GROUND | MODELS,
-    "adapters": GROUND | MODELS | {"encoders"},
+    "adapters": GROUND | MODELS | {"encoders", "compression"},
     "compression": GROUND | MODELS,
     "recommendation": GROUND | MODELS,
     "losses": GROUND | {"tree"},
