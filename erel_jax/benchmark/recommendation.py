@@ -198,7 +198,7 @@ def _stores(problem: Problem, adapted: Adapted, messenger: Messenger) -> dict[st
         stores[name] = stored_states(
             problem.cache,
             f"{name}-{adapted.method.reads}",
-            tower_identity(tower, problem.fingerprint, taps, config.precision),
+            tower_identity(tower, problem.content(name), taps, config.precision),
             layouts[name],
             encode,
             messenger.progress,

@@ -55,7 +55,7 @@ def pooled(problem: Problem, name: str, messenger: Messenger) -> np.ndarray:
         rows = np.minimum(np.arange(start, start + ITEMS_LIVE), stop - 1)
         return np.asarray(step(tower.params, problem.inputs(name, rows)), np.float32)[: stop - start]
 
-    identity = tower_identity(tower, problem.fingerprint, None, problem.config.precision)
+    identity = tower_identity(tower, problem.content(name), None, problem.config.precision)
     shape, storage = (tower.encoder.embedding_width,), problem.config.state_storage
     layout = Layout(rows=problem.items + 1, shape=shape, storage=storage, chunk=ITEMS_LIVE)
     store = stored_states(problem.cache, f"{name}-pooled", identity, layout, encode, messenger.progress)

@@ -39,6 +39,7 @@ class Problem:
         presence: bool[N + 1, M], which modality each item has, in the order of `towers`.
         dropped: counts of what was left out or is missing.
         fingerprint: digest of sequences, texts and pictures.
+        pictures_fingerprint: digest of the pictures alone.
     """
 
     config: BenchConfig
@@ -52,6 +53,16 @@ class Problem:
     dropped: dict[str, int]
     fingerprint: str
     texts: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    pictures_fingerprint: str = ""
+
+    def content(self, modality: str) -> str:
+        """A digest of what one tower reads of all items: its stored states serve every run that has the same."""
+        if modality not in self.tokens:
+            return self.pictures_fingerprint
+        digest = hashlib.sha256()
+        for name, values in sorted(self.tokens[modality].items()):
+            digest.update(f"{name} {values.shape} {values.dtype}".encode() + np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
 
     @property
     def encoders(self) -> dict[str, Any]:
@@ -103,7 +114,7 @@ def load_problem(config: BenchConfig, messenger: Messenger) -> Problem:
         dropped |= {f"items_without_{name}": aligned.missing, f"{prefix}texts_cut": cut}
         if name != "text":
             digest.update("\x1f".join((name, *aligned.texts)).encode("utf-8", "replace"))
-    pictures = None
+    pictures, pictures_fingerprint = None, ""
     if "image" in towers:
         loaded = load_item_pictures(
             sources.images,
@@ -113,7 +124,7 @@ def load_problem(config: BenchConfig, messenger: Messenger) -> Problem:
             bad_records=config.out_folder / "bad_records.jsonl",
             progress=messenger.progress,
         )
-        pictures = loaded.pictures
+        pictures, pictures_fingerprint = loaded.pictures, loaded.fingerprint
         dropped |= {"items_without_image": loaded.missing, "bad_images": loaded.bad}
         presence["image"] = loaded.present
         digest.update(loaded.fingerprint.encode())
@@ -129,6 +140,7 @@ def load_problem(config: BenchConfig, messenger: Messenger) -> Problem:
         presence=np.stack([presence[name] for name in towers], axis=1),
         dropped=dropped,
         fingerprint=digest.hexdigest(),
+        pictures_fingerprint=pictures_fingerprint,
     )
 
 

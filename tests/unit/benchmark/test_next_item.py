@@ -217,3 +217,13 @@ def test_batches_cover_every_user_once_per_epoch_and_resume_exactly(problem, mod
     for other in (Batches(problem, model.adapted, 3, 2, 0), Batches(problem, model.adapted, 4, 2, 1)):
         with pytest.raises(ConfigError, match="does not fit"):
             other.restore(position)
+
+
+def test_what_a_tower_reads_has_a_digest_of_its_own(problem):
+    """Stored states serve a run with other modalities beside, and none with other texts."""
+    ids = problem.tokens["text"]["ids"].copy()
+    ids[3, 0] += 1
+    other = dataclasses.replace(problem, tokens={"text": {**problem.tokens["text"], "ids": ids}}, fingerprint="other")
+    alone = dataclasses.replace(problem, pictures_fingerprint="p", fingerprint="alone")
+    assert problem.content("text") == alone.content("text") != other.content("text")
+    assert problem.content("image") == other.content("image") == "" and alone.content("image") == "p"
