@@ -8,7 +8,7 @@ item always sits in the last slot.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -175,6 +175,15 @@ def split_sequences(
         unknown_items=unknown,
         max_length=max_length,
     )
+
+
+def repeats_can_hit(split: EvaluationSplit) -> EvaluationSplit:
+    """The same split under the other rule: a target that occurs in the history is not masked there.
+
+    IISAN's protocol masks the whole history, so a repeated target never hits and HR@k is capped below 1. Numbers under
+    the two rules may not be compared.
+    """
+    return replace(split, seen=np.where(split.seen == split.targets[:, None], 0, split.seen))
 
 
 def number_items(

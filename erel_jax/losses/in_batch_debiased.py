@@ -44,7 +44,8 @@ def debiased_cross_entropy(
             for nothing.
         windows: int32[B, L + 1], column of the item in each slot, 0 for padding.
         log_popularity: float32[C], log of each column's share of the training interactions.
-        multiplicity: float32[C], in how many slots of the batch each column occurs; 0 for unused columns.
+        multiplicity: float32[C], in how many slots of the batch each column occurs; 0 for unused columns. Its minimum
+            with 1 counts every item once, which is another loss than the published one.
         compute_dtype: dtype of the operands of the three matrix products (logits and both gradients); accumulation
             and everything else is float32.
 

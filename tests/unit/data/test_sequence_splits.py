@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from erel_jax.data.items import read_items
-from erel_jax.data.sequence_splits import sequence_statistics, split_sequences
+from erel_jax.data.sequence_splits import repeats_can_hit, sequence_statistics, split_sequences
 from erel_jax.data.sequences import Sequences, read_sequences
 from erel_jax.errors import ConfigError, DataError
 
@@ -72,6 +72,16 @@ def test_items_without_a_row_are_kept_numbered_last_and_counted():
 def test_files_that_do_not_belong_together_are_refused():
     with pytest.raises(DataError, match=r"3 of 5 items have no row.*'a'"):
         split_sequences(_sequences([["a", "b", "c", "d", "e"]]), item_order=["d", "e", "f"])
+
+
+def test_a_repeated_target_is_masked_unless_repeats_can_hit():
+    data = split_sequences(_sequences(["a b c d a", "e f g h i"]))
+    repeated = np.asarray([True, False])
+    np.testing.assert_array_equal((data.test.seen == data.test.targets[:, None]).any(axis=1), repeated)
+    free = repeats_can_hit(data.test)
+    assert not (free.seen == free.targets[:, None]).any()
+    np.testing.assert_array_equal(free.seen[1], data.test.seen[1])
+    assert sorted(set(data.test.seen[0]) - set(free.seen[0])) == [data.test.targets[0]]
 
 
 def test_popularity_counts_training_items_only():
