@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from erel_jax.errors import ConfigError
 from erel_jax.layers.dense import dense
 from erel_jax.layers.precision import Precision
 from erel_jax.module import Initializer, ParamSpec, normal, zeros
@@ -57,7 +58,8 @@ def attend(
 
     Args:
         query: float[B, L, H, K].
-        key, value: float[B, T, H, K].
+        key, value: float[B, T, G, K], G a divisor of H: one key head serves H / G query heads in a row, and is not
+            repeated for them.
         mask: bool broadcastable to [B, H, L, T], True where a query may look; None lets every query see every key.
             With a prefix before the tokens it may have rows for the prefix too: the last L count.
         precision: operands in `compute`, scores and softmax in `accumulate`.
@@ -71,18 +73,22 @@ def attend(
         float[B, L, H, K] in `accumulate`. A query whose keys are all masked gets 0, not an average of padding.
     """
     batch, length, heads, _ = query.shape
+    if heads % key.shape[2]:
+        raise ConfigError(f"got {heads} query heads for {key.shape[2]} key heads, expected a multiple.")
     shape = (batch, heads, length, key.shape[1])
     visible = None if mask is None else jnp.broadcast_to(mask[..., -length:, :], shape)
     kept = None
     if dropout_key is not None and dropout_rate > 0.0:
         kept = jax.random.bernoulli(dropout_key, 1.0 - dropout_rate, shape)
-    groups = (batch * heads,) if _heads_join_the_batch() else (batch, heads)
+    served = key.shape[2]
+    groups = (batch * served,) if _heads_join_the_batch() else (batch, served)
 
     def by_head(x: jax.Array) -> jax.Array:
-        return x.transpose(0, 2, 1, 3).reshape(*groups, x.shape[1], x.shape[3])
+        # Query heads of one key head follow each other in H, so together they are one longer row of queries.
+        return x.transpose(0, 2, 1, 3).reshape(*groups, -1, x.shape[3])
 
     def grouped(x: Any) -> jax.Array | None:
-        return None if x is None else jnp.reshape(x, (*groups, *shape[2:]))
+        return None if x is None else jnp.reshape(x, (*groups, -1, shape[3]))
 
     scaled = query * (1.0 / math.sqrt(query.shape[-1]) if scale is None else scale)
     if score_bias is not None and score_bias.shape[-1] not in (1, shape[-1]):

@@ -8,7 +8,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from erel_jax.errors import ConfigError
 from erel_jax.layers.activation import activation
@@ -143,8 +142,5 @@ def _attention(
     query = rotate(project("query", config.heads), tables)
     key = rotate(project("key", config.kv_heads), tables)
     key, value = after_prefix(params, key, project("value", config.kv_heads))
-    groups = config.heads // config.kv_heads
-    if groups > 1:
-        key, value = (jnp.repeat(y, groups, axis=2) for y in (key, value))
     mixed = attend(query, key, value, mask, precision, scale=config.scale, score_cap=config.score_cap)
     return dense(mixed.reshape(batch, length, -1), params["output"]["kernel"], None, precision)

@@ -1,5 +1,7 @@
 """Attention against flax.linen and at its edges."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -178,3 +180,42 @@ def test_scale_bias_and_cap_of_scores_against_the_definition(cap, biased):
         strict=True,
     ):
         np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("served", [1, 2])
+@pytest.mark.parametrize("mesh", [None, (4, 2)], ids=["one", "split"])
+def test_query_heads_share_key_heads_without_copies_of_them(served, mesh):
+    """Values and gradients are those of repeated key heads, and no array of repeated keys is made."""
+    keys = jax.random.split(jax.random.key(7), 4)
+    q, weights = (jax.random.normal(key, (4, 7, 4, 8)) for key in keys[:2])
+    k, v = (jax.random.normal(key, (4, 9, served, 8)) for key in keys[2:])
+    mask = jnp.arange(9)[None, None, None, :] < jnp.array([9, 4, 1, 0])[:, None, None, None]
+    bias = jax.random.normal(jax.random.key(8), (1, 4, 7, 9))
+
+    def loss(attention, q, k, v, bias):
+        return jnp.sum(weights * attention(q, k, v, bias))
+
+    def shared(q, k, v, bias):
+        return attend(q, k, v, mask, FLOAT32, score_bias=bias, score_cap=5.0)
+
+    def repeated(q, k, v, bias):
+        return shared(q, jnp.repeat(k, 4 // served, axis=2), jnp.repeat(v, 4 // served, axis=2), bias)
+
+    expected = jax.jit(jax.value_and_grad(partial(loss, repeated), argnums=(0, 1, 2, 3)))(q, k, v, bias)
+    step = jax.jit(jax.value_and_grad(partial(loss, shared), argnums=(0, 1, 2, 3)))
+    if mesh is None:
+        got = step(q, k, v, bias)
+    else:
+        devices = make_mesh(*mesh)
+        heads = NamedSharding(devices, PartitionSpec("data", None, "model"))
+        split = heads if served == 2 else NamedSharding(devices, PartitionSpec("data"))
+        with jax.set_mesh(devices):
+            got = step(jax.device_put(q, heads), *(jax.device_put(x, split) for x in (k, v)), bias)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), jax.device_get(got), expected)
+    assert "[4,9,4,8]" not in str(jax.make_jaxpr(shared)(q, k, v, bias))
+
+
+def test_key_heads_that_do_not_divide_the_query_heads_are_refused():
+    q, k = jnp.zeros((1, 2, 3, 4)), jnp.zeros((1, 2, 2, 4))
+    with pytest.raises(ConfigError, match="3 query heads for 2 key heads"):
+        attend(q, k, k, None, FLOAT32)
