@@ -54,6 +54,8 @@ class BeitConfig:
         eps: epsilon of the layer norms.
         relative: "layers" for a table of relative positions in each layer, "shared" for one table.
         read: "mean" for the norm of the patches' mean, "cls" for the class token after a norm of all tokens.
+        trained_size: image size that the tables of relative positions were trained for, where it is another one; they
+            are then interpolated.
     """
 
     image_size: int = 224
@@ -67,9 +69,11 @@ class BeitConfig:
     eps: float = 1e-12
     relative: str = "layers"
     read: str = "mean"
+    trained_size: int | None = None
 
     def __post_init__(self):
         check_patches(self.image_size, self.patch)
+        check_patches(self.trained_size or self.image_size, self.patch)
         for name, value, known in (("relative", self.relative, RELATIVE), ("read", self.read, POOLED)):
             if value not in known:
                 raise ConfigError(f"unknown {name} {value!r} of a BEiT encoder. {suggest(value, known)}")
@@ -79,6 +83,11 @@ class BeitConfig:
     def grid(self) -> int:
         """Patches per side."""
         return self.image_size // self.patch
+
+    @property
+    def trained_grid(self) -> int:
+        """Patches per side for which the tables of relative positions were trained."""
+        return (self.trained_size or self.image_size) // self.patch
 
     @property
     def tokens(self) -> int:
@@ -123,7 +132,8 @@ def beit(config: BeitConfig, precision: Precision = FLOAT32, *, remat: bool = Fa
     distances = relative_distances(config.grid)
 
     def score_bias(relative: Any) -> jax.Array:
-        scores = jnp.take(relative["table"].astype(precision.accumulate), distances.reshape(-1), axis=0)
+        table = resize_relative(relative["table"].astype(precision.accumulate), config.trained_grid, config.grid)
+        scores = jnp.take(table, distances.reshape(-1), axis=0)
         return scores.reshape(*distances.shape, config.heads).transpose(2, 0, 1)[None]
 
     def enter(params: Any, inputs: Mapping[str, jax.Array]) -> Entry:
@@ -164,7 +174,7 @@ def beit(config: BeitConfig, precision: Precision = FLOAT32, *, remat: bool = Fa
 
 def _spec(config: BeitConfig) -> dict[str, Any]:
     width = config.width
-    rows = (2 * config.grid - 1) ** 2 + CLASS_DISTANCES
+    rows = (2 * config.trained_grid - 1) ** 2 + CLASS_DISTANCES
     relative = {"relative": {"table": ParamSpec((rows, config.heads), (None, None), zeros)}}
     layer = block_spec(config.block, bias=("query", "value", "output"), branch_scale=0.1)
     spec = {
@@ -179,6 +189,28 @@ def _spec(config: BeitConfig) -> dict[str, Any]:
         "final_norm": layer_norm_spec(width),
     }
     return spec | relative if config.relative == "shared" else spec
+
+
+def resize_relative(table: jax.Array, grid: int, other: int) -> jax.Array:
+    """A table of relative positions for another number of patches per side.
+
+    Args:
+        table: float[(2 grid - 1)² + 3, H]; the last three rows are those of the class token.
+        grid: patches per side that it was learned for.
+        other: patches per side wanted.
+
+    Returns:
+        float[(2 other - 1)² + 3, H]: scores by distance on the grid are interpolated linearly between the same largest
+        distances, those of the class token are kept.
+
+    Numerics: sample points are centers of cells and borders are repeated, as the original interpolates.
+    """
+    if grid == other:
+        return table
+    side, wanted, heads = 2 * grid - 1, 2 * other - 1, table.shape[1]
+    square = table[: side * side].reshape(side, side, heads)
+    resized = jax.image.resize(square, (wanted, wanted, heads), "linear", antialias=False)
+    return jnp.concatenate([resized.reshape(wanted * wanted, heads), table[side * side :]])
 
 
 def relative_distances(grid: int) -> np.ndarray:

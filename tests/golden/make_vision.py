@@ -95,6 +95,23 @@ def make_beit() -> None:
 
 
 @torch.no_grad()
+def make_beit_resized() -> None:
+    """BEiT on more patches than its tables in each layer are for, and on fewer than its one table is for."""
+    for name, shared, trained, size, seed in (("beit_larger", False, 15, 25, 47), ("beit_smaller", True, 25, 15, 49)):
+        config = transformers.BeitConfig(
+            hidden_size=18, num_hidden_layers=2, num_attention_heads=3, intermediate_size=26, image_size=trained,
+            patch_size=5, use_relative_position_bias=not shared, use_shared_relative_position_bias=shared,
+        )  # fmt: skip
+        model = rename_vit(randomize(transformers.BeitModel(config), seed))
+        images = pixels(2, size, size, seed + 1)
+        out = model(pixel_values=images, output_hidden_states=True)
+        store(
+            name, model, pixels=images.permute(0, 2, 3, 1), hidden_states=torch.stack(out.hidden_states),
+            last_hidden_state=out.last_hidden_state, pooled=out.pooler_output,
+        )  # fmt: skip
+
+
+@torch.no_grad()
 def make_resized() -> None:
     """Encoders at other sizes than those of their positions, larger and smaller; 22 pixels hold four patches of 5."""
     shape: dict[str, Any] = dict(hidden_size=18, num_hidden_layers=2, num_attention_heads=3, intermediate_size=26)
@@ -117,6 +134,7 @@ def make_resized() -> None:
 
 if __name__ == "__main__":
     make_resized()
+    make_beit_resized()
     make_beit()
     make_dinov2()
     make_dinov2_relatives()

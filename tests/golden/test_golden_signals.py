@@ -105,7 +105,7 @@ def test_vit_at_another_size_than_its_positions(golden):
     assert load_encoder(again).encoder.config == loaded.encoder.config
 
 
-@pytest.mark.parametrize("name", ["deit_resized", "clip_resized", "siglip_resized"])
+@pytest.mark.parametrize("name", ["deit_resized", "clip_resized", "siglip_resized", "beit_larger", "beit_smaller"])
 def test_positions_are_interpolated_to_another_size(golden, name):
     folder, arrays = golden(name)
     size = arrays["pixels"].shape[1]

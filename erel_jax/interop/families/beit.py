@@ -6,7 +6,7 @@ from typing import Any
 from erel_jax.encoders.beit import BeitConfig
 from erel_jax.errors import ConfigError
 from erel_jax.interop.config_keys import expect, integer, number, square
-from erel_jax.interop.families.family import Family, image_keys, shared_keys
+from erel_jax.interop.families.family import Family, image_keys, image_sizes, shared_keys
 from erel_jax.interop.families.vit import vit_layers
 from erel_jax.interop.weight_map import SAME, Source, WeightMap, leading, norm, patches
 
@@ -24,7 +24,7 @@ def beit_config(document: Mapping[str, Any], pooling: str, names: list[str]) -> 
     if document.get("layer_scale_init_value", 0.1) <= 0:
         raise ConfigError("config.json has no layer scale (layer_scale_init_value), which is not implemented.")
     return BeitConfig(
-        image_size=square(document, "image_size", 224),
+        **image_sizes(document),
         patch=square(document, "patch_size", 16),
         channels=integer(document, "num_channels", 3),
         width=integer(document, "hidden_size", 768),

@@ -98,7 +98,7 @@ def test_whisper_starts_from_sines_and_cosines_at_geometric_rates():
     "config",
     [
         AstConfig.tiny(),
-        BeitConfig(relative="shared", read="cls"),
+        BeitConfig(relative="shared", read="cls", image_size=384, trained_size=224),
         DeitConfig(image_size=384, trained_size=224),
         Dinov2Config.tiny(),
         Dinov2Config.giant_14(),

@@ -208,8 +208,8 @@ def test_whisper_beside_its_decoder(tmp_path):
     expect_equal(ours(tmp_path, inputs), theirs(model.model.encoder, inputs), lambda r: r.last_hidden_state.mean(1))
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_beit(tmp_path, shared):
+@pytest.mark.parametrize(("shared", "size"), [(True, 16), (False, 16), (False, 28)])
+def test_beit(tmp_path, shared, size):
     config = transformers.BeitConfig(
         hidden_size=20, num_hidden_layers=2, num_attention_heads=2, intermediate_size=34, image_size=16, patch_size=4,
         use_relative_position_bias=not shared, use_shared_relative_position_bias=shared, use_mean_pooling=shared,
@@ -217,7 +217,9 @@ def test_beit(tmp_path, shared):
     )  # fmt: skip
     model = shaken(transformers.BeitModel(config))
     model.save_pretrained(tmp_path)
-    inputs = {"pixels": np.random.default_rng(10).normal(size=(2, 16, 16, 3)).astype(np.float32)}
+    document = json.loads((tmp_path / "config.json").read_text()) | {"erel_jax_image_size": size}
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    inputs = {"pixels": np.random.default_rng(10).normal(size=(2, size, size, 3)).astype(np.float32)}
     expect_equal(ours(tmp_path, inputs), theirs(model, inputs), lambda r: r.pooler_output)
 
 
