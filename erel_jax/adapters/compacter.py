@@ -1,8 +1,9 @@
 """Compacter: bottleneck adapters whose matrices are sums of Kronecker products (arXiv 2106.04647).
 
 The positions and the block are Houlsby's, `h + φ(h W_down + b) W_up + b'`, with `W = Σ_i A_i ⊗ (s_i t_iᵀ)`. The A_i are
-n³ numbers per matrix here, where the original shares them across the model: tied leaves do not fit a scanned stack,
-and they are a small part of the count.
+n³ numbers per matrix here, where the original shares them across the model: a scan hands every layer its own slice of
+the parameters and a kernel knows nothing but its own node, so one leaf for all would need a second way from parameters
+to kernels. At n = 4 and R = 64 that is 128 of the 2,624 numbers of an adapter of width 768.
 """
 
 import math

@@ -1,8 +1,10 @@
 """VeRA: shared frozen random factors, and two trained vectors per kernel (Kopiczko et al., arXiv 2310.11454).
 
 Every kernel gets the leading part of the same random A and B, drawn from a seed, and trains only how much of each of
-their R directions (d) and of each output (s) it takes. The factors are frozen parameters: they are stored with the
-model (once per layer, so that a stack can be scanned), and have no gradient and no optimizer state.
+their R directions (d) and of each output (s) it takes. The factors are frozen parameters and have no gradient and no
+optimizer state. They are stored once per kernel and layer: a kernel contracts itself with what its own node holds, and
+a scan hands every layer its own slice, so one pair for all would need a second way from parameters to kernels. Folders
+for `peft` hold one pair (`interop.peft_vera`).
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Adapter folders of Hugging Face `peft`, read and written: LoRA, rsLoRA, DoRA, (IA)³, soft prompts and prefixes.
+"""Adapter folders of Hugging Face `peft`, read and written: LoRA, rsLoRA, DoRA, (IA)³, VeRA, prompts, prefixes.
 
 A folder holds `adapter_config.json` and `adapter_model.safetensors`. Reading wraps the kernels of an encoder's
 parameters, so what was trained there runs, trains on and merges here; writing gives a folder that
@@ -29,15 +29,16 @@ from erel_jax.folders import safe_join
 from erel_jax.interop.configurations import family_of
 from erel_jax.interop.export import is_artifact
 from erel_jax.interop.peft_prompts import PROMPT_KINDS, prompt_contents, with_prompts
+from erel_jax.interop.peft_vera import leading_factors, shared_factors, take_factors
 from erel_jax.interop.safetensors_folder import PICKLES, read_json
 from erel_jax.interop.weight_map import LINEAR, WeightMap
-from erel_jax.layers.kernels import Decomposed, LowRank, Rescaled
+from erel_jax.layers.kernels import Decomposed, LowRank, Rescaled, ScaledRandom
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-KINDS = ("LORA", "IA3", *PROMPT_KINDS)
+KINDS = ("LORA", "IA3", "VERA", *PROMPT_KINDS)
 PREFIX = "base_model.model."
-PARTS = r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector|ia3_l)"
+PARTS = r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector|ia3_l|vera_lambda_[bd])"
 WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "bias": ("none",),
     "fan_in_fan_out": (False,),
@@ -64,9 +65,9 @@ def load_adapter(folder: str | os.PathLike[str], encoder: Encoder, params: Any) 
         params: its parameters, plain arrays.
 
     Returns:
-        The parameters with `LowRank`, `Decomposed` or `Rescaled` kernels where the folder has adapters.
-        `trainable.LORA_FACTORS`, `DORA` and `IA3` select what trains, `adapters.merge` folds it in. A prompt or prefix
-        comes as a branch beside them (`trainable.PROMPT`, `PREFIX`).
+        The parameters with `LowRank`, `Decomposed`, `Rescaled` or `ScaledRandom` kernels where the folder has adapters.
+        `trainable.LORA_FACTORS`, `DORA`, `IA3` and `VERA` select what trains, `adapters.merge` folds it in. A prompt or
+        prefix comes as a branch beside them (`trainable.PROMPT`, `PREFIX`).
 
     Raises:
         CheckpointError: the folder has no safetensors weights, an option that is not supported, or tensors that are
@@ -81,10 +82,15 @@ def load_adapter(folder: str | os.PathLike[str], encoder: Encoder, params: Any) 
     if config["peft_type"] in PROMPT_KINDS:
         return with_prompts(config, _read_tensors(folder), encoder, params)
     weight_map = family_of(encoder.config).weights(encoder.config)
-    found, strange = _by_kernel(_read_tensors(folder), weight_map, encoder.layers)
+    tensors = _read_tensors(folder)
+    factors = take_factors(tensors) if config["peft_type"] == "VERA" else None
+    found, strange = _by_kernel(tensors, weight_map, encoder.layers)
     kernels = tree.paths(params, is_leaf=is_kernel)
     _report(folder, config, found, strange, {path: kernels.get(path) for path in found})
     made = {path: _kernel(config, kernels[path], copies) for path, copies in found.items()}
+    if factors is not None:
+        drawn = {path: map(jnp.asarray, leading_factors(factors, path, kernels[path].shape)) for path in made}
+        made = {path: ScaledRandom(kernels[path], *drawn[path], **parts) for path, parts in made.items()}
     return tree.map_with_path(lambda path, leaf: made.get(path, leaf), params, is_leaf=is_kernel)
 
 
@@ -99,6 +105,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     strange = [f"{k}={config[k]!r}" for k, plain in WITHOUT_EFFECT.items() if k in config and config[k] not in plain]
     if strange:
         raise CheckpointError(f"{path}: {', '.join(strange)} is not supported and would change the outputs.")
+    if kind == "VERA" and (not isinstance(config.get("r"), int) or config["r"] < 1):
+        raise CorruptArtifactError(f"{path}: got r={config.get('r')!r}, expected a number.")
     if kind == "LORA":
         rank, alpha = config.get("r"), config.get("lora_alpha")
         if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float) or not math.isfinite(alpha):
@@ -180,6 +188,8 @@ def _report(folder: Path, config: dict[str, Any], found: Found, strange: list[st
 def _shapes(config: dict[str, Any], width: int, out: int) -> dict[str, tuple[tuple[int, ...], ...]]:
     if config["peft_type"] == "IA3":
         return {"ia3_l": ((out, 1), (1, width))}
+    if config["peft_type"] == "VERA":
+        return {"vera_lambda_b": ((out,),), "vera_lambda_d": ((config["r"],),)}
     shapes = {"lora_A.weight": ((config["r"], width),), "lora_B.weight": ((out, config["r"]),)}
     return {**shapes, "lora_magnitude_vector": ((out,),)} if config.get("use_dora") else shapes
 
@@ -193,6 +203,8 @@ def _kernel(config: dict[str, Any], weight: jax.Array, copies: dict[int, dict[st
         vector, (rows, _) = gather("ia3_l", np.ravel), copies[0]["ia3_l"].shape
         inputs = rows == 1 and weight.shape[-1] != 1
         return Rescaled(weight, vector, None) if inputs else Rescaled(weight, None, vector)
+    if config["peft_type"] == "VERA":
+        return {"inner": gather("vera_lambda_d", np.ravel), "outer": gather("vera_lambda_b", np.ravel)}
     rank, alpha = config["r"], float(config["lora_alpha"])
     scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
     a, b = gather("lora_A.weight", np.transpose), gather("lora_B.weight", np.transpose)
@@ -272,6 +284,8 @@ def _kernel_contents(
     config["target_modules"] = _pattern(names["all"])
     if config["peft_type"] == "IA3":
         config["feedforward_modules"] = _pattern(names["inputs"]) if names["inputs"] else []
+    if config["peft_type"] == "VERA":
+        tensors |= shared_factors(kernels)
     return config, tensors
 
 
@@ -284,9 +298,16 @@ def _config_of(kernels: Mapping[str, Any], rank_stabilized: bool) -> dict[str, A
         if any(k.input_scale is not None and k.output_scale is not None for k in kernels.values()):
             raise ConfigError("peft scales inputs or outputs of a layer, not both. Merge one of them first.")
         return shared | {"peft_type": "IA3", "fan_in_fan_out": False, "init_ia3_weights": True}
+    if kinds == {ScaledRandom}:
+        ranks = sorted({kernel.a.shape[-1] for kernel in kernels.values()})
+        if len(ranks) > 1:
+            raise ConfigError(f"got VeRA ranks {ranks}, expected one for all kernels.")
+        kind = {"peft_type": "VERA", "r": ranks[0], "projection_prng_key": 0, "save_projection": True, "d_initial": 0.1}
+        return shared | kind | {"vera_dropout": 0.0, "bias": "none", "fan_in_fan_out": False}
     if len(kinds) > 1 or kinds - {LowRank, Decomposed}:
         names = sorted(kind.__name__ for kind in kinds)
-        raise ConfigError(f"got adapters {names}, expected one kind of LowRank, Decomposed or Rescaled for peft.")
+        expected = "one kind of LowRank, Decomposed, Rescaled or ScaledRandom"
+        raise ConfigError(f"got adapters {names}, expected {expected} for peft.")
     settings = {(kernel.a.shape[-1], kernel.scale) for kernel in kernels.values()}
     if len(settings) > 1:
         raise ConfigError(f"got (rank, scale) {sorted(settings)}, expected one pair for all kernels.")
@@ -315,6 +336,8 @@ def _parts(kernel: Any) -> dict[str, np.ndarray]:
         if kernel.input_scale is not None:
             return {"ia3_l": host(kernel.input_scale)[..., None, :]}
         return {"ia3_l": host(kernel.output_scale)[..., :, None]}
+    if isinstance(kernel, ScaledRandom):
+        return {"vera_lambda_d": host(kernel.inner), "vera_lambda_b": host(kernel.outer)}
     parts = {
         "lora_A.weight": np.swapaxes(host(kernel.a), -1, -2),
         "lora_B.weight": np.swapaxes(host(kernel.b), -1, -2),

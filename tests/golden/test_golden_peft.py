@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from erel_jax import module, tree
-from erel_jax.adapters import split, trainable, vera
+from erel_jax import tree
+from erel_jax.adapters import split, trainable
 from erel_jax.interop.huggingface import load_encoder
 from erel_jax.interop.peft_folder import load_adapter
 
@@ -82,17 +82,9 @@ def group(arrays, prefix):
 
 
 def adapted(base, arrays, home, name):
-    if name not in ("vera", "layer_norm"):
+    if name != "layer_norm":
         return load_adapter(home / name, base.encoder, base.params)
-    tensors = group(arrays, f"{name}/tensors/")
-    params = base.params
-    random = {part: tensors.pop(f"base_model.{part}") for part in ("vera_A", "vera_B") if name == "vera"}
-    values = ours(tensors)
-    if name == "vera":
-        params = module.fill(jax.random.key(0), vera(base.encoder.module.spec, trainable.LORA_TARGETS, rank=6), params)
-        for path in ("layers/attention/query/kernel", "layers/attention/value/kernel"):
-            for leaf, part in (("a", "vera_A"), ("b", "vera_B")):
-                values[f"{path}/{leaf}"] = np.stack([random[part].T] * 2)
+    params, values = base.params, ours(group(arrays, f"{name}/tensors/"))
     assert set(values) <= set(tree.paths(params))
     return tree.map_with_path(lambda path, leaf: jnp.asarray(values.get(path, leaf)), params)
 

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from erel_jax import module, tree
-from erel_jax.adapters import dora, houlsby, ia3, lora, prefix_tuning, prompt_tuning, trainable
+from erel_jax.adapters import dora, houlsby, ia3, lora, prefix_tuning, prompt_tuning, trainable, vera
 from erel_jax.encoders import BertConfig, VitConfig, bert, vit
 from erel_jax.errors import CheckpointError, ConfigError, CorruptArtifactError, NonFiniteError
 from erel_jax.interop.peft_folder import CONFIG, WEIGHTS, load_adapter, save_adapter
@@ -230,3 +230,27 @@ def test_prompts_that_do_not_fit_are_refused(tmp_path, changes, tensors, message
     save_file({"prompt_embeddings": np.zeros((3, 16), np.float32), **tensors}, tmp_path / WEIGHTS)
     with pytest.raises(CheckpointError, match=message):
         load_adapter(tmp_path, ENCODER, PARAMS)
+
+
+def test_vera_shares_one_pair_of_factors(tmp_path):
+    spec = vera(SPEC, [".*/query/kernel", ".*/mlp/(up|down)/kernel"], rank=3)
+    fixed = {path: s.init(None, s.shape, s.dtype) for path, s in tree.paths(spec).items() if path[-2:] in ("/a", "/b")}
+    params = module.fill(None, drawn_spec(spec), PARAMS)  # type: ignore
+    own = tree.map_with_path(lambda path, leaf: fixed.get(path, leaf), params)
+    folder = save_adapter(tmp_path / "a", ENCODER, own)
+    stored = load_file(folder / WEIGHTS)
+    # As large as the largest kernel needs: 32 inputs of `down`, 32 outputs of `up`.
+    assert stored["base_model.vera_A"].shape == (3, 32) and stored["base_model.vera_B"].shape == (32, 3)
+    jax.tree.map(np.testing.assert_array_equal, load_adapter(folder, ENCODER, PARAMS), own)
+    with pytest.raises(ConfigError, match="not those of the other kernels"):
+        save_adapter(tmp_path / "b", ENCODER, params)
+    small = {**stored, "base_model.vera_A": stored["base_model.vera_A"][:, :16].copy()}
+    for tensors, message in (
+        (small, r"too small for \[32, 16\]"),
+        ({name: x for name, x in stored.items() if "lambda" in name}, "save_projection=True"),
+    ):
+        (tmp_path / "c").mkdir(exist_ok=True)
+        (tmp_path / "c" / CONFIG).write_text((folder / CONFIG).read_text())
+        save_file(tensors, tmp_path / "c" / WEIGHTS)
+        with pytest.raises(CheckpointError, match=message):
+            load_adapter(tmp_path / "c", ENCODER, PARAMS)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from erel_jax import module, tree
-from erel_jax.adapters import dora, ia3, lora, prefix_tuning, prompt_tuning, trainable
+from erel_jax.adapters import dora, ia3, lora, prefix_tuning, prompt_tuning, trainable, vera
 from erel_jax.encoders import BertConfig, Gpt2Config, LlamaConfig, bert, decoder, gpt2
 from erel_jax.interop.export import save_encoder
 from erel_jax.interop.peft_folder import load_adapter, save_adapter
@@ -24,6 +24,7 @@ WRAPS = {
     "rslora": lambda spec: lora(spec, [".*/mlp/up/kernel"], rank=4, alpha=5.0, rank_stabilized=True),
     "dora": lambda spec: dora(spec, trainable.LORA_TARGETS, rank=2, alpha=3.0),
     "ia3": ia3,
+    "vera": lambda spec: vera(spec, [*trainable.LORA_TARGETS, ".*/mlp/up/kernel"], rank=4),
 }
 
 
@@ -42,9 +43,13 @@ def base(tmp_path_factory):
 def test_both_ways(base, tmp_path, name):
     folder, params = base
     kept = tree.paths(params)
-    adapted = tree.map_with_path(
-        lambda path, new: kept.get(module.canonical(path), new), drawn(WRAPS[name](ENCODER.module.spec), 3)
-    )
+    spec = WRAPS[name](ENCODER.module.spec)
+    adapted = tree.map_with_path(lambda path, new: kept.get(module.canonical(path), new), drawn(spec, 3))
+    if name == "vera":  # its random factors are the same for all kernels
+        fixed = {
+            path: s.init(None, s.shape, s.dtype) for path, s in tree.paths(spec).items() if path[-2:] in ("/a", "/b")
+        }
+        adapted = tree.map_with_path(lambda path, leaf: fixed.get(path, leaf), adapted)
     written = save_adapter(tmp_path / "ours", ENCODER, adapted, rank_stabilized=name == "rslora")
     model = transformers.BertModel.from_pretrained(folder, attn_implementation="eager")
     model = peft.PeftModel.from_pretrained(model, written).eval()
