@@ -37,6 +37,7 @@ RELATIVES = frozenset(
         "dinov2_with_registers",
         "distilbert",
         "gemma2",
+        "gemma3_text",
         "gpt2",
         "mistral",
         "modernbert",

@@ -209,6 +209,8 @@ def test_strange_but_sound_titles_are_taken(quick, sequences, encoders, tmp_path
     assert (tmp_path / "run[/]" / "jobs" / "prepare" / "manifest.json").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_tiny_data_runs_with_every_default(erel, encoders, tmp_path) -> None:
     """One user, six items, default batch size, ten results wanted: all shrink to what there is."""
     (tmp_path / "one.tsv").write_text("u1\ta b c d e\n")

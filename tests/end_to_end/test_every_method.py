@@ -1,21 +1,14 @@
-"""Every registered method runs in both tasks on a person's own small data and leaves a whole record.
-
-The side networks take the most ways of their own through the tasks, so they run always; the others are marked slow.
-"""
+"""Every registered method runs in both tasks on a person's own small data and leaves a whole record; slow tests."""
 
 import pytest
 
 from erel_jax.adapters.method import METHODS
 from erel_jax.benchmark.record import read_records
 
-SIDE = [name for name, method in METHODS.items() if method.head == "side"]
-OTHERS = [name for name in METHODS if name not in SIDE]
 # Each method compiles in a process of its own, so that even a few take minutes on a busy machine.
-PARTS = [OTHERS[start : start + 5] for start in range(0, len(OTHERS), 5)]
-SLOW = [pytest.param(part, id=f"from-{part[0]}", marks=[pytest.mark.slow, pytest.mark.timeout(900)]) for part in PARTS]
-GROUPS = [pytest.param(SIDE, id="side"), *SLOW]
-# One tower at a time, all side networks are the same.
-IN_RETRIEVAL = [pytest.param([n for n in SIDE if METHODS[n].side == "iisan"], id="side"), *SLOW]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+NAMES = list(METHODS)
+PARTS = [NAMES[start : start + 5] for start in range(0, len(NAMES), 5)]
 
 
 def _whole(path, names) -> None:
@@ -29,7 +22,7 @@ def _whole(path, names) -> None:
             assert record.trainable_parameters and record.train_step_seconds and record.train_flops_per_step
 
 
-@pytest.mark.parametrize("names", IN_RETRIEVAL)
+@pytest.mark.parametrize("names", PARTS, ids=lambda part: part[0])
 def test_in_retrieval(quick, pairs, encoders, tmp_path, names) -> None:
     towers = ("--text-encoder", encoders["text"], "--image-encoder", encoders["image"])
     options = ("--methods", ",".join(names), "--epochs", 1, "--batch-size", 8, "--out", "run")
@@ -38,8 +31,6 @@ def test_in_retrieval(quick, pairs, encoders, tmp_path, names) -> None:
     _whole(tmp_path / "run" / "records.jsonl", names)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_four_modalities_of_a_folder_with_cold_items(quick, sequences, encoders, tmp_path) -> None:
     """Two further texts, one of them rare, beside titles and pictures; hidden items are ranked among themselves."""
     (sequences / "pictures").rename(sequences / "images")
@@ -61,7 +52,7 @@ def test_four_modalities_of_a_folder_with_cold_items(quick, sequences, encoders,
     )
 
 
-@pytest.mark.parametrize("names", GROUPS)
+@pytest.mark.parametrize("names", PARTS, ids=lambda part: part[0])
 def test_in_recommendation(quick, sequences, encoders, tmp_path, names) -> None:
     inputs = ("--data", sequences / "users.tsv", "--items", sequences / "items.tsv", "--images", sequences / "pictures")
     towers = ("--text-encoder", encoders["text"], "--image-encoder", encoders["image"])

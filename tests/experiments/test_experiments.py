@@ -56,6 +56,7 @@ def test_a_script_can_be_imported_and_says_what_it_does(name: str, monkeypatch) 
         assert f"experiments/{name}.py" in str(script.__doc__)
 
 
+@pytest.mark.slow
 def test_the_recommendation_experiment_on_tiny_data(run, tmp_path) -> None:
     draw = np.random.default_rng(0)
     users = [f"u{u}\t{' '.join(f'i{i}' for i in draw.permutation(ITEMS)[: 5 + u % 4])}" for u in range(USERS)]
