@@ -134,7 +134,7 @@ def test_a_step_of_a_real_model_keeps_its_budget(name):
 
 @pytest.mark.parametrize("name", QUICK)
 def test_the_budget_is_the_weights_over_eight_and_little_else(name):
-    """An encode step may add the layer gathered at a time, in float32 (see above), and two of its widest activations."""
+    """An encode step may add the layer gathered at a time, in float32, and two of its widest activations."""
     family, preset, _, (data, _), rows, tokens = MODELS[name.rsplit("-", 1)[0]]
     config = getattr(ENCODERS[family].config, preset)()
     spec = ENCODERS[family].build(config, HALF).module.spec
