@@ -44,7 +44,11 @@ def stack_adapters(adapters: Sequence[PyTree]) -> PyTree:
             "the trees to stack have different parameters; they must adapt the same kernels of one model."
         )
     if not any(isinstance(node, LowRank) for node in nodes[0].values()):
-        raise ConfigError("the trees to stack have no LowRank kernel. Wrap kernels with adapters.lora first.")
+        kinds = sorted({type(node).__name__ for node in nodes[0].values() if is_kernel(node)})
+        found = f"only {', '.join(kinds)}" if kinds else "none of any kind"
+        raise ConfigError(
+            f"the trees to stack have no LowRank kernel ({found}). Wrap kernels with adapters.lora or qlora."
+        )
 
     def stacked(path: str, first: Any) -> Any:
         others = [node[path] for node in nodes]
@@ -63,18 +67,27 @@ def choose(params: PyTree, index: jax.Array) -> PyTree:
 
     Args:
         params: a tree made by `stack_adapters`.
-        index: int32[B] in [-1, T), one entry per example of the batch that follows.
+        index: int32[B] in [-1, T), one entry per example of the batch that follows; an entry beyond gives NaN for its
+            example where its value is known only inside a compiled function.
 
     Returns:
         Parameters for the model's `apply` on that batch.
 
     Raises:
-        ConfigError: the tree holds no bank, or the index is not a vector of integers.
+        ConfigError: the tree holds no bank, the index is not a vector of integers, or an entry is out of range.
     """
     if index.ndim != 1 or not jnp.issubdtype(index.dtype, jnp.integer):
         raise ConfigError(f"got an index {index.dtype}{list(index.shape)}, expected int32[B].")
-    if not any(isinstance(node, LowRankBank) for node in tree.paths(params, is_leaf=is_kernel).values()):
+    banks = [node for node in tree.paths(params, is_leaf=is_kernel).values() if isinstance(node, LowRankBank)]
+    if not banks:
         raise ConfigError("the parameters hold no bank of adapters. Make one with adapters.stack_adapters.")
+    if not isinstance(index, jax.core.Tracer):
+        adapters, values = banks[0].a.shape[-3], np.asarray(index)
+        strange = sorted(set(values[(values < -1) | (values >= adapters)].tolist()))
+        if strange:
+            raise ConfigError(
+                f"got index {strange} of {adapters} adapters, expected 0 to {adapters - 1}, or -1 for none."
+            )
 
     def put(node: Any) -> Any:
         if not isinstance(node, LowRankBank):

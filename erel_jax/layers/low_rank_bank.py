@@ -24,7 +24,7 @@ class LowRankBank:
         index: int32[B], which adapter an example takes; -1 takes none. None until `adapters.choose` puts it in.
         scale: as in `LowRank`.
 
-    An index of T or more gives NaN, so it cannot pass for another adapter's answer.
+    An index of T or more, or below -1, gives NaN, so it cannot pass for another adapter's answer.
     """
 
     base: Any
@@ -44,9 +44,9 @@ class LowRankBank:
         if x.ndim < 2 or self.index.shape != x.shape[:1]:
             raise ConfigError(f"got an index of shape {self.index.shape} for a batch {x.shape}, expected one per row.")
         rows = x.reshape(x.shape[0], -1, x.shape[-1])
-        chosen = jnp.maximum(self.index, 0)
+        chosen = jnp.where(self.index < -1, self.a.shape[-3], jnp.maximum(self.index, 0))
         for factor in (self.a, self.b):
             picked = jnp.take(factor, chosen, axis=0, mode="fill", fill_value=jnp.nan).astype(precision.compute)
             rows = jnp.matmul(rows.astype(precision.compute), picked, preferred_element_type=precision.accumulate)
-        update = jnp.where((self.index >= 0)[:, None, None], self.scale * rows, 0.0)
+        update = jnp.where((self.index != -1)[:, None, None], self.scale * rows, 0.0)
         return dense(x, self.base, bias, precision) + update.reshape(*x.shape[:-1], update.shape[-1])

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from erel_jax import module, tree
-from erel_jax.adapters import choose, lora, split, stack_adapters, trainable
-from erel_jax.encoders import BertConfig, bert
+from erel_jax.adapters import choose, ia3, lora, qlora, quantized_base, split, stack_adapters, trainable
+from erel_jax.encoders import ENCODERS, BertConfig, bert
+from erel_jax.encoders.example_inputs import example_inputs
 from erel_jax.errors import ConfigError
 
 ENCODER = bert(BertConfig.tiny("pooler"))
@@ -58,8 +59,50 @@ def test_each_example_gets_its_own_adapter_and_minus_one_none(bank):
 
 
 def test_an_index_beyond_the_bank_is_nan_for_its_example_alone(bank):
-    got = np.asarray(embed_chosen(bank, jnp.array([0, 2, 1, 0])))
-    assert np.isnan(got[1]).all() and np.isfinite(got[[0, 2, 3]]).all()
+    for index in (2, -2):
+        got = np.asarray(embed_chosen(bank, jnp.array([0, index, 1, 0])))
+        assert np.isnan(got[1]).all() and np.isfinite(got[[0, 2, 3]]).all()
+        with pytest.raises(ConfigError, match=rf"index \[{index}\] of 2 adapters, expected 0 to 1"):
+            choose(bank, jnp.array([0, index, 1, 0]))
+
+
+KINDS = {
+    "rslora": ("bert", lambda spec, rank: lora(spec, EVERY, rank=rank, alpha=4.0, rank_stabilized=True), None),
+    "lora_fused": ("gpt2", lambda spec, rank: lora(spec, EVERY, rank=rank, alpha=3.0 * rank), None),
+    "lora_grouped_heads": ("llama", lambda spec, rank: lora(spec, EVERY, rank=rank), None),
+    "qlora_int8": ("bert", lambda spec, rank: qlora(spec, "int8", rank=rank), "int8"),
+    "qlora_nf4": ("gpt2", lambda spec, rank: qlora(spec, "nf4", rank=rank), "nf4"),
+}
+FAST = {"xla_backend_optimization_level": 0}
+EVERY = [r"layers/.*/kernel"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_low_rank_kind_alone_and_together(kind):
+    """Adapters of other ranks and scales, on split and fused kernels and on rounded bases."""
+    name, wrap, base = KINDS[kind]
+    encoder = ENCODERS[name].build(ENCODERS[name].config.tiny())
+    params = drawn(encoder.module.spec, 0)
+    params = params if base is None else quantized_base(params, base)
+    kept = tree.paths(params)
+
+    def wrapped(seed, rank):
+        spec = wrap(encoder.module.spec, rank)
+        return tree.map_with_path(
+            lambda path, leaf: kept.get(module.canonical(path), leaf),
+            drawn(spec, seed),
+        )
+
+    alone = [wrapped(1, 2), wrapped(2, 3)]
+    inputs = example_inputs(encoder, 4, 5)
+    run = jax.jit(lambda p: encoder.module.apply(p, inputs).embedding, compiler_options=FAST)
+    each = np.stack([run(one) for one in (*alone, params)])
+    together = jax.jit(lambda p, index: encoder.module.apply(choose(p, index), inputs).embedding, compiler_options=FAST)
+    index = np.array([1, 0, -1, 1], np.int32)
+    got = together(stack_adapters(alone), index)
+    np.testing.assert_allclose(got, each[index, np.arange(4)], rtol=1e-4, atol=1e-5)
+    assert np.abs(each[0] - each[1]).max() > 1e-2
 
 
 def test_gradients_reach_the_chosen_adapters_alone(bank):
@@ -85,8 +128,11 @@ def test_what_is_refused(bank):
         choose(bank, jnp.zeros(4))
     with pytest.raises(ConfigError, match="no bank"):
         choose(BASE, jnp.zeros(4, jnp.int32))
-    with pytest.raises(ConfigError, match="no LowRank"):
+    with pytest.raises(ConfigError, match=r"no LowRank kernel .none of any kind"):
         stack_adapters([BASE, BASE])
+    vectors = drawn(ia3(SPEC), 4)
+    with pytest.raises(ConfigError, match="only Rescaled"):
+        stack_adapters([vectors, vectors])
     with pytest.raises(ConfigError, match="no adapters"):
         stack_adapters([])
     with pytest.raises(ConfigError, match="in one tree only"):
