@@ -1,5 +1,6 @@
 """What folders of decoders share: names of weights, rotary settings, windows."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,6 +64,8 @@ def rotary_of(document: Mapping[str, Any]) -> Rotary:
     if not isinstance(found, Mapping) or any(isinstance(value, Mapping) for value in found.values()):
         raise ConfigError(f"config.json has rotary settings {found!r}, expected one flat object.")
     theta = found.get("rope_theta") or document.get("rope_theta") or 10000.0
+    original = document.get("original_max_position_embeddings")
+    found = found if original is None else {**found, "original_max_position_embeddings": original}
     return rotary_from(found, theta, required(document, "max_position_embeddings"))
 
 
@@ -82,17 +85,57 @@ def rotary_from(found: Mapping[str, Any], theta: Any, positions: int) -> Rotary:
         raise ConfigError(f"config.json has rope_type = {kind!r}, which is not implemented. {suggest(kind, SCALINGS)}")
     if found.get("partial_rotary_factor", 1.0) != 1.0:
         raise ConfigError(f"config.json has partial_rotary_factor = {found['partial_rotary_factor']!r}; only 1.0 is.")
-    values: dict[str, Any] = {"theta": theta}
-    if kind != "default":
-        values["factor"] = found.get("factor")
+    original, factor = found.get("original_max_position_embeddings") or positions, found.get("factor")
+    if factor is None and kind in ("yarn", "longrope") and _is_number(original):
+        factor = positions / original
+    values: dict[str, Any] = {"theta": theta} | ({} if kind == "default" else {"factor": factor})
     if kind == "llama3":
         values |= {"low": found.get("low_freq_factor"), "high": found.get("high_freq_factor")}
-        values["original_positions"] = found.get("original_max_position_embeddings", positions)
-    wrong = {name: v for name, v in values.items() if isinstance(v, bool) or not isinstance(v, int | float)}
-    if wrong:
+    if kind == "yarn":
+        values |= {"low": found.get("beta_slow") or 1, "high": found.get("beta_fast") or 32}
+    if kind in ("llama3", "yarn", "longrope"):
+        values["original_positions"] = original
+    if wrong := {name: v for name, v in values.items() if not _is_number(v)}:
         raise ConfigError(f"config.json has rotary settings of type {kind!r} with {wrong}, expected numbers.")
-    original = int(values.pop("original_positions", 8192))
-    return Rotary(scaling=kind, original_positions=original, **{name: float(v) for name, v in values.items()})
+    settings: dict[str, Any] = {name: float(v) for name, v in values.items()}
+    if "original_positions" in settings:
+        settings["original_positions"] = int(original)
+    if kind in ("yarn", "longrope"):
+        settings["attention"] = _attention(found, kind, settings["factor"], int(original))
+    if kind == "yarn":
+        settings["truncate"] = bool(found.get("truncate", True))
+    if kind == "longrope":
+        settings |= {name: _factors(found, f"{name}_factor") for name in ("short", "long")}
+        settings["factor"] = max(settings["factor"], 1.0)  # it enters the attention factor alone
+    return Rotary(scaling=kind, **settings)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _factors(found: Mapping[str, Any], key: str) -> tuple[float, ...]:
+    factors = found.get(key)
+    if not isinstance(factors, list | tuple) or not all(_is_number(factor) for factor in factors):
+        raise ConfigError(f"config.json has {key} = {factors!r}, expected one number for each pair of channels.")
+    return tuple(float(factor) for factor in factors)
+
+
+def _attention(found: Mapping[str, Any], kind: str, factor: float, original: int) -> float:
+    """The factor of cosines and sines: as stated, else what the methods' authors derive from the context's growth."""
+    stated = found.get("attention_factor")
+    if stated is not None:
+        if not _is_number(stated):
+            raise ConfigError(f"config.json has attention_factor = {stated!r}, expected a number.")
+        return float(stated)
+    if factor <= 1:
+        return 1.0
+    if kind == "longrope":
+        return math.sqrt(1 + math.log(factor) / math.log(original))
+    above, below = found.get("mscale"), found.get("mscale_all_dim")
+    if _is_number(above) and _is_number(below) and above and below:
+        return (0.1 * above * math.log(factor) + 1.0) / (0.1 * below * math.log(factor) + 1.0)
+    return 0.1 * math.log(factor) + 1.0
 
 
 def rotary_settings(rotary: Rotary) -> dict[str, Any]:
@@ -102,6 +145,13 @@ def rotary_settings(rotary: Rotary) -> dict[str, Any]:
         found["factor"] = rotary.factor
     if rotary.scaling == "llama3":
         found |= {"low_freq_factor": rotary.low, "high_freq_factor": rotary.high}
+    if rotary.scaling == "yarn":
+        found |= {"beta_slow": rotary.low, "beta_fast": rotary.high, "truncate": rotary.truncate}
+    if rotary.scaling == "longrope":
+        found |= {"short_factor": list(rotary.short), "long_factor": list(rotary.long)}
+    if rotary.scaling in ("yarn", "longrope"):
+        found["attention_factor"] = rotary.attention
+    if rotary.scaling in ("llama3", "yarn", "longrope"):
         found["original_max_position_embeddings"] = rotary.original_positions
     return found
 

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from erel_jax.interop.configurations import family_of
 from erel_jax.interop.huggingface import load_encoder
 
 torch = pytest.importorskip("torch", reason="live parity needs torch: pip install torch==2.13.0")
@@ -102,3 +103,36 @@ def test_a_task_model_loads_and_its_head_is_ignored(tmp_path, name):
     model.save_pretrained(tmp_path)
     body = getattr(model, model.base_model_prefix)
     expect_equal_states(tmp_path, body, texts(101, [33, 1, 12], config.pad_token_id or 0))
+
+
+ROTARY = {
+    "dynamic": dict(rope_type="dynamic", factor=4.0),
+    "yarn": dict(rope_type="yarn", factor=4.0, beta_fast=3.0, original_max_position_embeddings=10),
+    "yarn of deepseek": dict(
+        rope_type="yarn", factor=4.0, mscale=2.0, mscale_all_dim=0.5, original_max_position_embeddings=10,
+        truncate=False, beta_fast=4,
+    ),
+    "longrope": dict(
+        rope_type="longrope", short_factor=[1.0, 1.1, 1.5, 2.0, 2.5, 3.0, 3.5],
+        long_factor=[1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 9.0], original_max_position_embeddings=20,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("yarn", "longrope") else pytest.param(name, marks=pytest.mark.slow) for name in ROTARY],
+)
+@pytest.mark.parametrize("prefix", ["Llama", pytest.param("Qwen3", marks=pytest.mark.slow)])
+def test_longer_contexts(tmp_path, name, prefix):
+    """A text on either side of the original context; what is written again is read as the same."""
+    rotary = dict(rope_theta=300.0, **ROTARY[name])
+    config = getattr(transformers, f"{prefix}Config")(
+        vocab_size=101, attn_implementation="eager", rope_parameters=rotary, **DECODER
+    )
+    model = shaken(getattr(transformers, f"{prefix}Model")(config))
+    model.save_pretrained(tmp_path)
+    for lengths in ([33, 1, 12], [9, 4]):
+        expect_equal_states(tmp_path, model, texts(101, lengths, 0))
+    read = load_encoder(tmp_path).encoder.config
+    assert family_of(read).read(family_of(read).write(read), "mean", []) == read

@@ -41,9 +41,30 @@ def test_frequencies():
     np.testing.assert_allclose(rotary_frequencies(scaled, 6), expected, rtol=1e-5)
 
 
+def test_long_contexts_slow_pairs_one_by_one_and_yarn_by_their_place():
+    long = Rotary(theta=16.0, scaling="longrope", short=(1.0, 2.0), long=(4.0, 8.0), original_positions=5)
+    np.testing.assert_allclose(rotary_frequencies(long, 4, 5), [1.0, 0.125])
+    np.testing.assert_allclose(rotary_frequencies(long, 4, 6), [0.25, 0.03125])
+    # Pairs 0 to 3 turn 16, 4, 1 and 1/4 times within 32 pi positions: slowing begins at the second, ends at the third.
+    yarn = Rotary(theta=256.0, scaling="yarn", factor=10.0, low=1.0, high=4.0, original_positions=101, truncate=False)
+    first, last = (np.log(101 / (turns * 2 * np.pi)) * 4 / np.log(256.0) for turns in (4.0, 1.0))
+    slowed = np.clip((np.arange(4) - first) / (last - first), 0, 1)
+    np.testing.assert_allclose(slowed, [0, 0, 1, 1], atol=0.01)
+    np.testing.assert_allclose(
+        rotary_frequencies(yarn, 8), 256.0 ** (-np.arange(4) / 4) * (1 - 0.9 * slowed), rtol=1e-5
+    )
+    tables = rotary_tables(Rotary(theta=16.0, attention=1.5), 3, 4)
+    np.testing.assert_allclose(tables[0][0], 1.5)
+    np.testing.assert_allclose(tables[0] ** 2 + tables[1] ** 2, 2.25, rtol=1e-5)
+
+
 def test_what_cannot_turn_is_named():
-    with pytest.raises(ConfigError, match=r"longrope.*linear"):
-        Rotary(scaling="longrope")
+    with pytest.raises(ConfigError, match=r"proportional.*linear"):
+        Rotary(scaling="proportional")
+    with pytest.raises(ConfigError, match="1 factors for 2 pairs"):
+        rotary_frequencies(Rotary(scaling="longrope", short=(2.0,), long=(2.0, 3.0)), 4)
+    with pytest.raises(ConfigError, match="positive"):
+        Rotary(scaling="longrope", short=(0.0,))
     with pytest.raises(ConfigError, match="odd head width 5"):
         rotary_frequencies(Rotary(), 5)
     with pytest.raises(ConfigError, match="0 < low < high"):
