@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from erel_jax import tree
 from erel_jax.adapters.wrapping import is_kernel
@@ -81,7 +82,7 @@ def choose(params: PyTree, index: jax.Array) -> PyTree:
     banks = [node for node in tree.paths(params, is_leaf=is_kernel).values() if isinstance(node, LowRankBank)]
     if not banks:
         raise ConfigError("the parameters hold no bank of adapters. Make one with adapters.stack_adapters.")
-    if not isinstance(index, jax.core.Tracer):
+    if not isinstance(index, Tracer):
         adapters, values = banks[0].a.shape[-3], np.asarray(index)
         strange = sorted(set(values[(values < -1) | (values >= adapters)].tolist()))
         if strange:
