@@ -37,14 +37,10 @@ def chunked_sigmoid_loss(
         tile_rows: queries whose logits exist at once; None takes about 8 MB of logits.
         kept_bytes: most bytes of logits that are kept for the backward pass instead of being formed again; none around
             a ring.
-        exchange: with `axis_name`, "ring" passes items from device to device, so that memory per device does not grow
-            with the number of devices; "gather" brings all items to each device in one collective.
+        exchange: with `axis_name`, "ring" or "gather", as in `chunked_info_nce`.
 
     Returns:
-        float32 scalar; with `axis_name` to be averaged over the axis.
-
-    Raises:
-        ConfigError: shapes, dtypes or options that do not fit.
+        float32 scalar; with `axis_name` to be averaged over the axis. ConfigError where something does not fit.
 
     Negatives and duplicates: as in `sigmoid_loss` and `multi_positive_sigmoid_loss`.
 

@@ -14,7 +14,7 @@ from erel_jax.losses.checks import check_group, check_pairs
 from erel_jax.losses.contrast import contrastive, dense, gathered
 from erel_jax.losses.pair_ids import is_own, is_same_group, pair_ids
 from erel_jax.losses.similarity import EXCLUDED, products, unit
-from erel_jax.losses.temperature import clamped_scale
+from erel_jax.losses.temperature import clamped_scale, sharpened
 
 
 def symmetric_info_nce(
@@ -89,24 +89,19 @@ def info_nce(
         items: float[B, E]. Normalized here.
         log_scale: as in `symmetric_info_nce`.
         group: int32[B] or None; items of the query's own group are left out, as in `symmetric_info_nce`.
-        hard_negatives: float[B, H, E] or None, mined wrong items of each query. Normalized here. They are negatives for
-            every query of the batch, except for the others of the group of the query they were mined for, whose right
-            answers they are likely to resemble.
-        excluded: bool[B, C] or None, what else to leave out of each row, for example by `false_negatives`; the columns
-            are the items of all devices, C = devices * B, followed by all hard negatives, C = devices * B * (1 + H),
-            query by query. An own item is never left out.
+        hard_negatives: float[B, H, E] or None, mined wrong items of each query. Normalized here. Negatives for every
+            query of the batch; those mined for another query of the own group are left out.
+        excluded: bool[B, C] or None, what else to leave out of each row, see `false_negatives`. The columns are the
+            items of all devices, then their hard negatives query by query. The own item always stays.
         axis_name: as in `symmetric_info_nce`.
 
     Returns:
-        float32 scalar; with `axis_name` to be averaged over the axis.
-
-    Raises:
-        ConfigError: shapes or dtypes that do not fit.
+        float32 scalar; with `axis_name` to be averaged over the axis. ConfigError where shapes or dtypes do not fit.
 
     Negatives: the other items of the (global) batch and all hard negatives. Queries are no negatives of each other.
 
-    Duplicates: left out within a group; without group ids a copy of the own item is a negative, and the loss of that
-    row cannot fall below log 2.
+    Duplicates: left out within a group; without group ids a copy of the own item is a negative, and the row's loss
+    cannot fall below log 2.
 
     Gathered across devices: normalized items, hard negatives and pair ids.
 
@@ -116,27 +111,34 @@ def info_nce(
     this direction alone. `chunked_info_nce(symmetric=False)` is the same in linear memory, without mined negatives.
     """
     check_pairs(queries, items)
-    batch, width = jnp.shape(queries)
-    check_group(group, batch)
-    rows, columns = clamped_scale(log_scale) * unit(queries), unit(items)
-    ids = pair_ids(batch, group, axis_name)
-    all_columns, all_ids = gather((columns, ids), axis_name)
+    check_group(group, jnp.shape(queries)[0])
+    rows, columns = sharpened(clamped_scale(log_scale), unit(queries)), unit(items)
+    ids = pair_ids(rows.shape[0], group, axis_name)
+    candidates, all_ids = gather((columns, ids), axis_name)
     own = is_own(ids, all_ids)
     others = is_same_group(ids, all_ids) & jnp.logical_not(own)
-    logits = products(rows, all_columns)
     if hard_negatives is not None:
-        if hard_negatives.ndim != 3 or (hard_negatives.shape[0], hard_negatives.shape[2]) != (batch, width):
-            raise ConfigError(f"hard_negatives have shape {hard_negatives.shape}, expected [{batch}, H, {width}].")
+        _check_hard_negatives(hard_negatives, rows)
         per_query = hard_negatives.shape[1]
-        mined = gather(unit(hard_negatives).reshape(batch * per_query, width), axis_name)
-        logits = jnp.concatenate([logits, products(rows, mined)], axis=1)
+        mined = gather(unit(hard_negatives).reshape(rows.shape[0] * per_query, rows.shape[1]), axis_name)
+        candidates = jnp.concatenate([candidates, mined])
         others = jnp.concatenate([others, jnp.repeat(others, per_query, axis=1)], axis=1)
-        own = jnp.concatenate([own, jnp.zeros((batch, mined.shape[0]), bool)], axis=1)
+        own = jnp.concatenate([own, jnp.zeros((rows.shape[0], mined.shape[0]), bool)], axis=1)
+    logits = products(rows, candidates)
     if excluded is not None:
-        if jnp.shape(excluded) != logits.shape or jnp.result_type(excluded) != jnp.bool_:
-            raise ConfigError(
-                f"excluded is {jnp.result_type(excluded)}{list(jnp.shape(excluded))}, expected bool{list(logits.shape)}"
-            )
+        _check_excluded(excluded, logits)
         others = others | (excluded & jnp.logical_not(own))
     lse = jax.nn.logsumexp(jnp.where(others, EXCLUDED, logits), axis=1)
     return jnp.mean(lse - jnp.sum(rows * columns, axis=1))
+
+
+def _check_hard_negatives(hard_negatives: jax.Array, rows: jax.Array) -> None:
+    (batch, width), shape = rows.shape, jnp.shape(hard_negatives)
+    if len(shape) != 3 or (shape[0], shape[2]) != (batch, width) or shape[1] == 0:
+        raise ConfigError(f"hard_negatives have shape {shape}, expected [{batch}, H, {width}] with H above 0.")
+
+
+def _check_excluded(excluded: jax.Array, logits: jax.Array) -> None:
+    shape, dtype = jnp.shape(excluded), jnp.result_type(excluded)
+    if shape != logits.shape or dtype != jnp.bool_:
+        raise ConfigError(f"excluded is {dtype}{list(shape)}, expected bool{list(logits.shape)}, see false_negatives.")
