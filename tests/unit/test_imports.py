@@ -17,7 +17,7 @@ GROUND = {"errors", "folders", "artifacts"}
 CORE = {"tree", "module"}
 MODELS = CORE | {"layers", "sharding"}
 LEARNED = MODELS | {"encoders", "adapters", "compression", "recommendation"}
-ALL_BELOW_BENCHMARK = LEARNED | {"losses", "metrics", "data", "interop", "training", "profiling"}
+ALL_BELOW_BENCHMARK = LEARNED | {"losses", "metrics", "selection", "data", "interop", "training", "profiling"}
 
 MAY_KNOW: dict[str, set[str]] = {
     "errors": set(),
@@ -36,6 +36,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "recommendation": GROUND | MODELS,
     "losses": GROUND | {"tree"},
     "metrics": GROUND | {"tree"},
+    "selection": GROUND | {"losses", "metrics"},
     "data": GROUND | {"tree"},
     "interop": GROUND | LEARNED,
     "training": GROUND | LEARNED | {"losses", "metrics", "data", "interop"},

@@ -1,0 +1,79 @@
+"""Image filters: pictures that could not be read, are too small, too elongated or nearly of one color.
+
+Pictures come as decoded pixels, one at a time, so they can be streamed; only reasons are kept in memory.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from erel_jax.errors import ConfigError, DataError
+from erel_jax.selection.fingerprint import Fingerprint
+from erel_jax.selection.outcome import KEPT, Outcome, decide
+
+REASONS = ("unreadable", "too_small", "too_elongated", "near_constant")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRules:
+    """Which pictures are kept; size and aspect are DataComp's basic filter.
+
+    Attributes:
+        min_side: fewest pixels of the shorter side.
+        max_aspect: largest ratio of the longer to the shorter side.
+        min_deviation: smallest standard deviation of the pixel values (0..255), over positions and channel by channel,
+            of the most varied channel; a picture of one color has 0.
+    """
+
+    min_side: int = 200
+    max_aspect: float = 3.0
+    min_deviation: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.min_side < 1:
+            raise ConfigError(f"min_side is {self.min_side}, expected at least 1 pixel.")
+        if not self.max_aspect >= 1:
+            raise ConfigError(f"max_aspect is {self.max_aspect}, expected at least 1.")
+        if not 0 <= self.min_deviation < 128:
+            raise ConfigError(f"min_deviation is {self.min_deviation}, expected a value in 0..128.")
+
+
+def filter_images(images: Iterable[np.ndarray | None], rules: ImageRules | None = None) -> Outcome:
+    """Judges pictures one by one.
+
+    Args:
+        images: N pictures uint8[H, W, 3] or uint8[H, W], of any sizes, also a stream; None is a picture that could
+            not be read.
+        rules: what is kept, `ImageRules()` by default.
+
+    Returns:
+        The outcome; the reasons are `REASONS`, and a picture has the first one that applies.
+
+    Raises:
+        DataError: a picture is no array of that form (names the row), there are none, or none would be kept.
+
+    Reference: the basic filter of DataComp (Gadre et al. 2023) for size and aspect.
+    """
+    chosen = rules or ImageRules()
+    digest = Fingerprint("images")
+    codes = []
+    for row, pixels in enumerate(images):
+        if pixels is not None and (np.ndim(pixels) not in (2, 3) or pixels.dtype != np.uint8):
+            got = f"{pixels.dtype}{list(pixels.shape)}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+            raise DataError(f"image of row {row} is {got}, expected uint8[H, W, 3], uint8[H, W] or None.")
+        digest.picture(pixels)
+        reason = _fault(pixels, chosen)
+        codes.append(KEPT if reason is None else REASONS.index(reason))
+    return decide("images", asdict(chosen), digest.digest(), np.asarray(codes, np.int16), REASONS)
+
+
+def _fault(pixels: np.ndarray | None, rules: ImageRules) -> str | None:
+    if pixels is None:
+        return "unreadable"
+    short, long = sorted(pixels.shape[:2])
+    if short < rules.min_side:
+        return "too_small"
+    if long > rules.max_aspect * short:
+        return "too_elongated"
+    return "near_constant" if float(np.std(pixels, axis=(0, 1)).max()) < rules.min_deviation else None
