@@ -63,6 +63,10 @@ class BenchConfig:
     batch_size: int | None = None
     """Examples (retrieval: pairs; recommendation: users) per step. Default: chosen per task."""
 
+    sub_batch: int | None = None
+    """Retrieval: pairs encoded at a time in training; must divide the batch size. The gradients stay those of the whole
+    batch, for one more forward pass, so that batches larger than memory can be trained. Default: the whole batch."""
+
     seconds_per_method: float | None = None
     """Training stops at this many seconds per method and seed, and the report says so. Default: chosen per task."""
 
@@ -86,7 +90,7 @@ class BenchConfig:
     """Measure again even what the output folder already holds."""
 
     def __post_init__(self):
-        for name in ("seeds", "epochs", "batch_size", "seconds_per_method"):
+        for name in ("seeds", "epochs", "batch_size", "sub_batch", "seconds_per_method"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ConfigError(f"--{name.replace('_', '-')} got {value}, expected a number above 0.")

@@ -26,9 +26,10 @@ from erel_jax.data.pipeline import BatchStream, eval_batches
 from erel_jax.data.state_store import Layout, StateStore
 from erel_jax.layers import l2_normalize
 from erel_jax.layers import precision as precisions
-from erel_jax.losses import symmetric_info_nce
+from erel_jax.losses import chunked_info_nce, symmetric_info_nce
 from erel_jax.profiling import PeakMeter, describe_environment, environment_reasons, throughput
 from erel_jax.sharding import Step, compile_step
+from erel_jax.training import in_sub_batches
 
 BATCH = 256
 EPOCHS = 7
@@ -209,11 +210,16 @@ def _train(problem: Problem, adapted: Adapted, params: Any, feeds: Feeds, seed: 
     config = problem.config
     batches = _Batches(problem, feeds, _batch_size(problem), seed)
 
+    def encode(params: Any, inputs: Any, key: jax.Array | None) -> Any:
+        return adapted.module.apply(params, inputs, key=key, train=True)
+
+    encode_batch = in_sub_batches(encode, config.sub_batch) if config.sub_batch else encode
+    contrast = chunked_info_nce if config.sub_batch else symmetric_info_nce
+
     def loss_fn(params: Any, batch: Any, key: jax.Array):
-        inputs = {name: batch[name] for name in ("image", "text")}
-        vectors = adapted.module.apply(params, inputs, key=key, train=True)
+        vectors = encode_batch(params, {name: batch[name] for name in ("image", "text")}, key)
         scale = params["head"]["logit_scale"]
-        return symmetric_info_nce(vectors["text"], vectors["image"], scale, group=batch["text_id"]), {}
+        return contrast(vectors["text"], vectors["image"], scale, group=batch["text_id"]), {}
 
     epochs = config.epochs or EPOCHS
     fingerprint = run_fingerprint(

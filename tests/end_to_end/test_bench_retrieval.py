@@ -10,7 +10,8 @@ def test_from_a_table_of_pictures_to_a_report_and_again(erel, pairs, encoders, t
     towers = ("--text-encoder", encoders["text"], "--image-encoder", encoders["image"])
     command = ("bench", "--data", pairs, *towers, "--methods", "frozen,lora", "--epochs", "1", "--out", "run")
     begun = time.monotonic()
-    first = erel(*command, "--batch-size", "8")
+    sizes = ("--batch-size", "8", "--sub-batch", "4")
+    first = erel(*command, *sizes)
     first_seconds = time.monotonic() - begun
     assert first.returncode == 0, first.stdout + first.stderr
     assert "Traceback" not in first.stdout + first.stderr
@@ -31,7 +32,7 @@ def test_from_a_table_of_pictures_to_a_report_and_again(erel, pairs, encoders, t
     assert 0 < (lora.trainable_parameters or 0) < (lora.total_parameters or 0)
     assert all(value and value > 0 for value in (lora.train_flops_per_step, lora.peak_bytes, lora.query_seconds_p50))
     assert lora.tpme is not None and lora.pscp is not None
-    assert "--batch-size 8" in lora.command
+    assert "--batch-size 8 --sub-batch 4" in lora.command
     assert "blank.png" in (run / "bad_records.jsonl").read_text()
 
     page = (run / "report.html").read_text("utf-8")
@@ -42,7 +43,7 @@ def test_from_a_table_of_pictures_to_a_report_and_again(erel, pairs, encoders, t
     assert "|" in (run / "report.md").read_text("utf-8")
 
     begun = time.monotonic()
-    second = erel(*command, "--batch-size", "8")
+    second = erel(*command, *sizes)
     second_seconds = time.monotonic() - begun
     assert second.returncode == 0
     assert second.stdout.count("reused from an earlier run") == 4

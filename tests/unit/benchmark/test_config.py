@@ -15,7 +15,7 @@ FULL = BenchConfig(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("field", ["seeds", "epochs", "batch_size", "seconds_per_method"])
+@pytest.mark.parametrize("field", ["seeds", "epochs", "batch_size", "sub_batch", "seconds_per_method"])
 def test_numbers_must_be_above_zero(field):
     for value in (0, -1, float("nan")):
         with pytest.raises(ConfigError, match=f"--{field.replace('_', '-')} got {value}, expected"):
@@ -46,7 +46,7 @@ def test_json_gives_the_same_config_back(config):
 CHANGES = {
     "task": "retrieval", "data": "other.tsv", "items": Path("b"), "images": Path("b"), "text_encoder": "b",
     "image_encoder": "b", "epochs": 4, "batch_size": 32, "seconds_per_method": 2.0, "precision": "bfloat16",
-    "state_storage": "int8", "state_placement": "streamed",
+    "sub_batch": 8, "state_storage": "int8", "state_placement": "streamed",
     "modalities": "text", "split": "cold",
 }  # fmt: skip
 HARMLESS = {"methods": "full", "seeds": 5, "out": Path("b"), "cache": Path("b"), "fresh": False}

@@ -56,24 +56,20 @@ def test_sampled_softmax_against_numpy():
         own = states[row] @ table[targets[row]] - log_q[targets[row]]
         others = [states[row] @ table[i] - log_q[i] for i in sample if i != targets[row]]
         rows.append(math.log(np.exp([own, *others]).sum()) - own)
-    loss = partial(losses.sampled_softmax, targets=targets, sampled_ids=sample, log_popularity=log_q)
-    np.testing.assert_allclose(loss(states, table[targets], table[sample]), np.mean(rows), rtol=1e-5)
-    shifted = run(
-        losses.sampled_softmax,
-        states,
-        table[targets],
-        table[sample],
-        targets=targets,
-        sampled_ids=sample,
-        log_popularity=log_q + 3,
-    )
+    given = {"targets": targets, "sampled_ids": sample}
+    loss = run(losses.sampled_softmax, states, table[targets], table[sample], **given, log_popularity=log_q)
+    np.testing.assert_allclose(loss, np.mean(rows), rtol=1e-5)
+    shifted = run(losses.sampled_softmax, states, table[targets], table[sample], **given, log_popularity=log_q + 3)
     np.testing.assert_allclose(shifted, np.mean(rows), rtol=1e-5)
 
 
 def test_a_large_sample_stands_for_the_catalog():
     """The mean gradient over samples against that of the full softmax, drawn as the correction says and otherwise."""
-    states, table = RNG.normal(size=(1, 3)).astype(np.float32), RNG.normal(size=(12, 3)).astype(np.float32)
-    share, target = RNG.dirichlet(np.full(12, 2.0)), np.array([3], np.int32)
+    states, table = (
+        jnp.asarray(RNG.normal(size=(1, 3)), jnp.float32),
+        jnp.asarray(RNG.normal(size=(12, 3)), jnp.float32),
+    )
+    share, target = RNG.dirichlet(np.full(12, 2.0)), jnp.array([3])
     full = jax.grad(lambda s: losses.full_softmax(s, table, target))(states)
     ids = RNG.choice(12, (16, 2000), p=share).astype(np.int32)
 
@@ -81,8 +77,8 @@ def test_a_large_sample_stands_for_the_catalog():
         def slope(drawn):
             given = {"targets": target, "sampled_ids": drawn, "correct_positive": False}
             loss = partial(losses.sampled_softmax, **given, log_popularity=jnp.asarray(log_popularity))
-            embeddings = jnp.asarray(table)[drawn]
-            return jax.grad(lambda s: loss(s, table[target], embeddings))(jnp.asarray(states))
+            embeddings = table[drawn]
+            return jax.grad(lambda s: loss(s, table[target], embeddings))(states)
 
         return jax.jit(lambda ids: jnp.mean(jax.lax.map(slope, ids), axis=0))(ids)
 
