@@ -128,16 +128,17 @@ def make_gpt2() -> Any:
 
 def make_modernbert() -> Any:
     """ModernBERT whose window is shorter than the texts, with a full layer between two windowed ones."""
+    rotary: Any = {
+        kind: {"rope_type": "default", "rope_theta": base}
+        for kind, base in (("full_attention", 500.0), ("sliding_attention", 20.0))
+    }
     return transformers.ModernBertModel(
         transformers.ModernBertConfig(
             vocab_size=67, hidden_size=18, num_hidden_layers=4, num_attention_heads=3, intermediate_size=22,
             max_position_embeddings=19, local_attention=6, pad_token_id=3, bos_token_id=1, eos_token_id=2,
             cls_token_id=1, sep_token_id=2,
             layer_types=["full_attention", "sliding_attention", "full_attention", "sliding_attention"],
-            rope_parameters=dict(
-                full_attention=dict(rope_type="default", rope_theta=500.0),
-                sliding_attention=dict(rope_type="default", rope_theta=20.0),
-            ),
+            rope_parameters=rotary,
         )
     )  # fmt: skip
 
