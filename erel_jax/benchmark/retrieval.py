@@ -6,6 +6,7 @@ among the first k.
 """
 
 import time
+from functools import partial
 from typing import Any
 
 import jax
@@ -214,7 +215,7 @@ def _train(problem: Problem, adapted: Adapted, params: Any, feeds: Feeds, seed: 
         return adapted.module.apply(params, inputs, key=key, train=True)
 
     encode_batch = in_sub_batches(encode, config.sub_batch) if config.sub_batch else encode
-    contrast = chunked_info_nce if config.sub_batch else symmetric_info_nce
+    contrast = partial(chunked_info_nce, kept_bytes=0) if config.sub_batch else symmetric_info_nce
 
     def loss_fn(params: Any, batch: Any, key: jax.Array):
         vectors = encode_batch(params, {name: batch[name] for name in ("image", "text")}, key)
