@@ -1,0 +1,20 @@
+"""The experiment on shuffled captions runs on drawn pairs and finds most of them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "selection_fashion.py"
+
+
+def test_the_tiny_preset_prints_a_complete_row(plain_environment):
+    command = [sys.executable, str(SCRIPT), "--preset", "tiny", "--shares", "0.4"]
+    done = subprocess.run(command, capture_output=True, text=True, env=plain_environment, timeout=240)
+    assert done.returncode == 0, done.stderr
+    (row,) = (json.loads(line) for line in done.stdout.splitlines())
+    assert row["name"] == "fashion_noise_40"
+    assert 0 < row["wrong"] < 192
+    assert 0 < row["kept"] <= 192
+    assert 0.5 < row["auroc"] <= 1
+    assert set(row["recall@10"]) == {"clean", "noisy", "cleaned"}
