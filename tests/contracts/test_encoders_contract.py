@@ -71,6 +71,7 @@ DERIVED = frozenset(
         "whisper",
     }
 )
+CORE = [pytest.param(n, marks=pytest.mark.slow) if n in RELATIVES | DERIVED else n for n in sorted(ENCODERS)]
 SPLIT = ("siglip_vision_model", "tensor")
 EVERYTHING = {"taps": (0, 2, 3), "tokens": True, "hidden_states": True}
 
@@ -259,7 +260,7 @@ def reference(built):
     return compute
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CORE)
 def test_gradients_are_finite_and_reach_every_used_parameter(reference, name):
     _, _, (_, gradients) = reference(name)
     for path, gradient in tree.paths(gradients).items():
@@ -306,7 +307,7 @@ def test_sharded_equals_unsharded(built, reference, name, rules):
     expect_close(jax.device_get(got), jax.device_get(expected), 1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CORE)
 def test_bfloat16_policy(built, everything, name):
     family = ENCODERS[name]
     encoder, params = built(name)

@@ -112,7 +112,17 @@ def expect_close(got, expected, tolerance=1e-6):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
+# The others are the same blocks, bridged in slow tests.
+BRIDGED = {"bert", "llama", "vit", "clip_text_model"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ENCODERS and name not in BRIDGED else name
+        for name in sorted(MODULES)
+    ],
+)
 def test_to_linen_and_back(name):
     module, inputs = MODULES[name](), example(name)
     params = drawn(module.spec)
