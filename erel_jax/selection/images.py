@@ -13,6 +13,7 @@ from erel_jax.selection.fingerprint import Fingerprint
 from erel_jax.selection.outcome import KEPT, Outcome, decide
 
 REASONS = ("unreadable", "too_small", "too_elongated", "near_constant")
+_BAND_PIXELS = 2**18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,4 +77,17 @@ def _fault(pixels: np.ndarray | None, rules: ImageRules) -> str | None:
         return "too_small"
     if long > rules.max_aspect * short:
         return "too_elongated"
-    return "near_constant" if float(np.std(pixels, axis=(0, 1)).max()) < rules.min_deviation else None
+    return "near_constant" if _deviation(pixels) < rules.min_deviation else None
+
+
+def _deviation(pixels: np.ndarray) -> float:
+    """Standard deviation over positions of the most varied channel, a band of rows at a time."""
+    count = pixels.shape[0] * pixels.shape[1]
+    band = max(1, _BAND_PIXELS // pixels.shape[1])
+    total = squares = np.zeros(pixels.shape[2:], np.int64)
+    for start in range(0, pixels.shape[0], band):
+        part = pixels[start : start + band].astype(np.int32)
+        total = total + part.sum(axis=(0, 1), dtype=np.int64)
+        squares = squares + (part * part).sum(axis=(0, 1), dtype=np.int64)
+    variance = squares / count - (total / count) ** 2
+    return float(np.sqrt(np.maximum(variance, 0).max()))

@@ -12,7 +12,9 @@ import numpy as np
 from erel_jax.errors import ConfigError
 from erel_jax.selection.blocks import Embeddings, blocks_of
 
-TILE_ROWS = 2048
+MOST_TILE_ROWS = 2048
+TILE_COSINES = 2**24
+"""Most cosines that exist at once, 64 MiB of them; the rows of a tile follow from the number of centroids."""
 
 
 class RowSample:
@@ -75,7 +77,7 @@ def fit_centroids(sample: np.ndarray, clusters: int, *, iterations: int = 10, se
         raise ConfigError(f"got {iterations} iterations, expected at least 1.")
     first = np.random.default_rng(seed).choice(len(sample), clusters, replace=False)
     rows = unit_rows(sample)
-    tiles = jnp.asarray(_tiled(rows))
+    tiles = jnp.asarray(_tiled(rows, tile_rows_for(clusters)))
     centroids = jnp.asarray(rows[np.sort(first)])
     for _ in range(iterations):
         centroids = _lloyd(tiles, centroids)
@@ -83,7 +85,7 @@ def fit_centroids(sample: np.ndarray, clusters: int, *, iterations: int = 10, se
 
 
 def nearest_centroids(
-    source: Embeddings, centroids: np.ndarray, *, probes: int = 1, rows: int = TILE_ROWS
+    source: Embeddings, centroids: np.ndarray, *, probes: int = 1, rows: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Assigns all rows in one pass.
 
@@ -91,7 +93,7 @@ def nearest_centroids(
         source: float[N, E] or stream of blocks.
         centroids: float32[K, E].
         probes: how many centroids to name for each row, at most K.
-        rows: rows compared at a time; rows x K cosines exist at once.
+        rows: rows compared at a time; None takes as many as `TILE_COSINES` allows.
 
     Returns:
         (int32[N, probes] centroids, the nearest first, and float32[N] cosine to the nearest).
@@ -101,6 +103,7 @@ def nearest_centroids(
     """
     if not 1 <= probes <= len(centroids):
         raise ConfigError(f"got probes={probes} for {len(centroids)} clusters, expected 1 to {len(centroids)}.")
+    rows = tile_rows_for(len(centroids)) if rows is None else rows
     directions = jnp.asarray(unit_rows(np.asarray(centroids, np.float32)))
     near, cosines = [], []
     for _, block in blocks_of(source, rows=rows, width=directions.shape[1]):
@@ -119,9 +122,14 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
     return (scaled / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
-def _tiled(rows: np.ndarray) -> np.ndarray:
+def tile_rows_for(clusters: int) -> int:
+    """Rows of a tile against that many centroids."""
+    return max(64, min(MOST_TILE_ROWS, TILE_COSINES // clusters))
+
+
+def _tiled(rows: np.ndarray, most: int) -> np.ndarray:
     """Rows [S, E] as tiles [T, tile, E], filled with zero rows."""
-    tile = min(TILE_ROWS, len(rows))
+    tile = min(most, len(rows))
     return np.pad(rows, ((0, -len(rows) % tile), (0, 0))).reshape(-1, tile, rows.shape[1])
 
 

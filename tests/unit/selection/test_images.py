@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from erel_jax.errors import ConfigError, DataError
-from erel_jax.selection import ImageRules, filter_images, image_fingerprint
+from erel_jax.selection import ImageRules, filter_images, image_fingerprint, images
 
 RULES = ImageRules(min_side=8, max_aspect=2.0)
 
@@ -23,6 +23,13 @@ def test_one_rule_at_a_time():
     reasons = [outcome.reason_of(row) for row in range(7)]
     assert reasons == [None, "unreadable", "too_small", "too_elongated", "near_constant", None, None]
     assert outcome.fingerprint == image_fingerprint(pictures) != image_fingerprint(pictures[1:])
+
+
+def test_deviation_is_the_same_in_bands(monkeypatch):
+    pictures = [_noise(13, 9), _noise(13, 9, ()), np.full((13, 9, 3), 255, np.uint8)]
+    monkeypatch.setattr(images, "_BAND_PIXELS", 20)
+    for picture in pictures:
+        np.testing.assert_allclose(images._deviation(picture), np.std(picture, axis=(0, 1)).max(), rtol=1e-9)
 
 
 def test_bad_input():

@@ -13,6 +13,7 @@ from erel_jax.selection import (
     remove_duplicates,
     semdedup,
 )
+from erel_jax.selection.kmeans import tile_rows_for
 
 TILE = 16
 SETTINGS = DedupSettings(clusters=4, tile_rows=TILE, iterations=3)
@@ -126,3 +127,7 @@ def test_bad_input():
             DedupSettings(**{name: 0})  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match="keep is 'soft'"):
         DedupSettings(keep="soft")  # pyright: ignore[reportArgumentType]
+
+
+def test_tiles_shrink_as_centroids_grow():
+    assert [tile_rows_for(clusters) for clusters in (1, 8_192, 65_536, 10**9)] == [2048, 2048, 256, 64]
