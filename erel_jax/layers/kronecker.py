@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from erel_jax.layers.dense import add_bias
+from erel_jax.layers.dense import add_bias, matmul
 from erel_jax.layers.kernel import kernel_class
 from erel_jax.layers.precision import Precision
 
@@ -29,10 +29,10 @@ class Kronecker:
     def dense(self, x: jax.Array, bias: jax.Array | None, precision: Precision) -> jax.Array:
         """Contracts `[..., n·p]` to `[..., n·q]`; see `erel_jax.layers.dense.dense`."""
         terms, p = self.left.shape
-        x, s, rules, t = (y.astype(precision.compute) for y in (x, self.left, self.rules, self.right))
-        wide = {"preferred_element_type": precision.accumulate}
-        narrow = jnp.einsum("...ap,ip->...ai", x.reshape(*x.shape[:-1], terms, p), s, **wide)
-        mixed = jnp.einsum("...ai,iab->...bi", narrow.astype(precision.compute), rules, **wide)
-        y = jnp.einsum("...bi,iq->...bq", mixed.astype(precision.compute), t, **wide)
-        y = y.reshape(*y.shape[:-2], terms * t.shape[-1])
+        narrow = matmul(x.reshape(*x.shape[:-1], terms, p), self.left.T, precision)
+        # n³ numbers per row, one small product per term: not worth a cast, and batched half-precision products do not
+        # run on every backend.
+        mixed = jnp.einsum("...ai,iab->...bi", narrow, self.rules.astype(narrow.dtype))
+        y = matmul(mixed, self.right, precision)
+        y = y.reshape(*y.shape[:-2], terms * self.right.shape[-1])
         return y if bias is None else add_bias(y, bias)

@@ -11,7 +11,7 @@ from erel_jax import module, tree
 from erel_jax.adapters import compacter, parallel, pfeiffer, split, trainable
 from erel_jax.encoders import BertConfig, bert
 from erel_jax.errors import ConfigError
-from erel_jax.layers import FLOAT32, BlockConfig, dense, mlp, run_stack, stack_spec
+from erel_jax.layers import BFLOAT16, FLOAT32, BlockConfig, dense, mlp, run_stack, stack_spec
 from erel_jax.layers import block as transformer_block
 from erel_jax.layers.kernels import Kronecker, MoreInputs
 from erel_jax.layers.mlp import mlp_spec
@@ -116,3 +116,20 @@ def test_bad_sizes():
     for wrap in (compacter, parallel, pfeiffer):
         with pytest.raises(ConfigError, match="bottleneck=0"):
             wrap(SPEC, bottleneck=0)
+
+
+@pytest.mark.parametrize("rows", [(8,), (2, 4)])
+def test_kronecker_products_train_in_half_precision(rows):
+    """Half-precision products of some layouts compile on CPU and fail when they run."""
+    draw = np.random.default_rng(0)
+    kernel = Kronecker(*(jnp.asarray(draw.normal(size=s), jnp.float32) for s in ((4, 4, 4), (4, 8), (4, 6))))
+    x = jnp.asarray(draw.normal(size=(*rows, 32)), jnp.float32)
+
+    def scalar(kernel, x, precision):
+        return jnp.mean(kernel.dense(x, None, precision) ** 2)
+
+    step = jax.jit(jax.value_and_grad(scalar, argnums=(0, 1)), static_argnums=2)
+    (value, gradients), (half, halves) = step(kernel, x, FLOAT32), step(kernel, x, BFLOAT16)
+    np.testing.assert_allclose(half, value, rtol=0.03)
+    for got, expected in zip(jax.tree.leaves(halves), jax.tree.leaves(gradients), strict=True):
+        np.testing.assert_allclose(got, expected, atol=0.05 * float(jnp.max(jnp.abs(expected))))
