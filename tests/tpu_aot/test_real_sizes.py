@@ -38,8 +38,14 @@ print(json.dumps(steps.measured(name, topologies.get_topology_desc(topology, "tp
 """
 
 
+# One step of an encoder and one of training in every check; the others take minutes together.
+QUICK = ("clip_large_image-encode", "llama_3_8b-lora")
+
+
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", sorted(BUDGETS))
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in sorted(BUDGETS)]
+)
 def test_a_chip_holds_its_share_of_the_weights_and_one_layer_at_a_time(plain_environment, name):
     budget = BUDGETS[name]["tpu"]
     path = os.pathsep.join([*sys.path, plain_environment["PYTHONPATH"]])
