@@ -14,14 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from erel_jax.encoders.encoded import Encoder
+from erel_jax.encoders.image_config import ImageConfig
 from erel_jax.encoders.states import check_pixels
 from erel_jax.encoders.token_head import with_token_head
 from erel_jax.encoders.tower import Entry, tower
-from erel_jax.encoders.vit import check_patches
 from erel_jax.errors import ConfigError, suggest
 from erel_jax.layers import (
     FLOAT32,
-    BlockConfig,
     Precision,
     block,
     block_spec,
@@ -39,45 +38,22 @@ CLASS_DISTANCES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class BeitConfig:
+class BeitConfig(ImageConfig):
     """The architecture of a BEiT encoder; the defaults are BEiT-B/16 at 224 pixels as fine-tuned.
 
-    Attributes:
-        image_size: height and width of the input in pixels, a multiple of `patch`.
-        patch: side of a patch in pixels.
-        channels: color channels.
-        width: model width D.
-        layers: transformer layers.
-        heads: attention heads H.
-        mlp_width: feed-forward width F.
-        activation: name of the feed-forward activation.
-        eps: epsilon of the layer norms.
+    Attributes as of `ImageConfig`, where `trained_size` is that of the tables of relative positions, and:
         relative: "layers" for a table of relative positions in each layer, "shared" for one table.
         read: "mean" for the norm of the patches' mean, "cls" for the class token after a norm of all tokens.
-        trained_size: image size that the tables of relative positions were trained for, where it is another one; they
-            are then interpolated.
     """
 
-    image_size: int = 224
-    patch: int = 16
-    channels: int = 3
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    mlp_width: int = 3072
-    activation: str = "gelu"
-    eps: float = 1e-12
     relative: str = "layers"
     read: str = "mean"
-    trained_size: int | None = None
 
     def __post_init__(self):
-        check_patches(self.image_size, self.patch)
-        check_patches(self.trained_size or self.image_size, self.patch)
+        ImageConfig.__post_init__(self)
         for name, value, known in (("relative", self.relative, RELATIVE), ("read", self.read, POOLED)):
             if value not in known:
                 raise ConfigError(f"unknown {name} {value!r} of a BEiT encoder. {suggest(value, known)}")
-        _ = self.block
 
     @property
     def grid(self) -> int:
@@ -89,32 +65,10 @@ class BeitConfig:
         """Patches per side for which the tables of relative positions were trained."""
         return (self.trained_size or self.image_size) // self.patch
 
-    @property
-    def tokens(self) -> int:
-        """Number of tokens L with the class token."""
-        return self.grid**2 + 1
-
-    @property
-    def block(self) -> BlockConfig:
-        """One layer of the stack."""
-        return BlockConfig(
-            width=self.width,
-            heads=self.heads,
-            mlp_width=self.mlp_width,
-            activation=self.activation,
-            norm="pre",
-            eps=self.eps,
-        )
-
     @classmethod
     def base_16(cls) -> "BeitConfig":
         """BEiT-B/16 as fine-tuned: 85,761,984 parameters, the norm of the mean included."""
         return cls()
-
-    @classmethod
-    def tiny(cls) -> "BeitConfig":
-        """A few thousand parameters and 10 tokens, for tests."""
-        return cls(image_size=12, patch=4, width=16, layers=3, heads=2, mlp_width=32)
 
 
 def beit(config: BeitConfig, precision: Precision = FLOAT32, *, remat: bool = False) -> Encoder:

@@ -7,15 +7,16 @@ shared space; a tower saved without its projection has `projection=None` and ret
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 
 from erel_jax.encoders.encoded import Encoder
+from erel_jax.encoders.image_config import ImageConfig
 from erel_jax.encoders.states import block_layer, check_pixels, check_text_inputs
 from erel_jax.encoders.tower import Entry, tower
-from erel_jax.encoders.vit import check_patches, embed_image, image_embeddings_spec
+from erel_jax.encoders.vit import embed_image, image_embeddings_spec
 from erel_jax.errors import ConfigError
 from erel_jax.layers import (
     FLOAT32,
@@ -71,7 +72,14 @@ class ClipTextConfig:
     @property
     def block(self) -> BlockConfig:
         """One layer of the stack."""
-        return _block(self)
+        return BlockConfig(
+            width=self.width,
+            heads=self.heads,
+            mlp_width=self.mlp_width,
+            activation=self.activation,
+            norm="pre",
+            eps=self.eps,
+        )
 
     @classmethod
     def base_32(cls) -> "ClipTextConfig":
@@ -90,55 +98,17 @@ class ClipTextConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipVisionConfig:
-    """The architecture of a CLIP image tower; the defaults are that of ViT-B/32.
+class ClipVisionConfig(ImageConfig):
+    """The architecture of a CLIP image tower; the defaults are ViT-B/32 at 224 pixels.
 
-    Attributes:
-        image_size: height and width of the input in pixels, a multiple of `patch`.
-        patch: side of a patch in pixels.
-        channels: color channels.
-        width: model width D.
-        layers: transformer layers.
-        heads: attention heads H.
-        mlp_width: feed-forward width F.
-        activation: name of the feed-forward activation.
-        eps: epsilon of the layer norms.
+    Attributes as of `ImageConfig`, and:
         projection: embedding width E, or None for no projection.
-        trained_size: image size that the position table was trained for, where it is another one; the positions are
-            then interpolated.
     """
 
-    image_size: int = 224
     patch: int = 32
-    channels: int = 3
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    mlp_width: int = 3072
     activation: str = "quick_gelu"
     eps: float = 1e-5
     projection: int | None = 512
-    trained_size: int | None = None
-
-    def __post_init__(self):
-        check_patches(self.image_size, self.patch)
-        check_patches(self.trained_size or self.image_size, self.patch)
-        _ = self.block
-
-    @property
-    def patches(self) -> int:
-        """Number of patches P."""
-        return (self.image_size // self.patch) ** 2
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens L with the class token."""
-        return self.patches + 1
-
-    @property
-    def block(self) -> BlockConfig:
-        """One layer of the stack."""
-        return _block(self)
 
     @classmethod
     def base_32(cls) -> "ClipVisionConfig":
@@ -151,20 +121,9 @@ class ClipVisionConfig:
         return cls(patch=14, width=1024, layers=24, heads=16, mlp_width=4096, projection=768)
 
     @classmethod
-    def tiny(cls) -> "ClipVisionConfig":
+    def tiny(cls) -> Self:
         """A few thousand parameters and 10 tokens, for tests."""
         return cls(image_size=12, patch=4, width=16, layers=3, heads=2, mlp_width=32, projection=12)
-
-
-def _block(config: ClipTextConfig | ClipVisionConfig) -> BlockConfig:
-    return BlockConfig(
-        width=config.width,
-        heads=config.heads,
-        mlp_width=config.mlp_width,
-        activation=config.activation,
-        norm="pre",
-        eps=config.eps,
-    )
 
 
 def clip_text(config: ClipTextConfig, precision: Precision = FLOAT32, *, remat: bool = False) -> Encoder:

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from erel_jax.encoders.encoded import Encoder
+from erel_jax.encoders.image_config import check_patches
 from erel_jax.encoders.signals import check_image_grid
-from erel_jax.encoders.vit import check_patches, class_token_tower, image_embeddings_spec, with_first_tokens
+from erel_jax.encoders.vit import class_token_tower, image_embeddings_spec, with_first_tokens
 from erel_jax.errors import ConfigError
 from erel_jax.layers import FLOAT32, BlockConfig, Precision, embed_patches, layer_norm_spec, stack_spec
 from erel_jax.module import ParamSpec

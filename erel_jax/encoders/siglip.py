@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from erel_jax.encoders.encoded import Encoder
+from erel_jax.encoders.image_config import ImageConfig
 from erel_jax.encoders.states import block_layer, check_pixels, check_text_inputs
 from erel_jax.encoders.token_head import with_token_head
 from erel_jax.encoders.tower import Entry, tower
@@ -71,7 +72,14 @@ class SiglipTextConfig:
     @property
     def block(self) -> BlockConfig:
         """One layer of the stack."""
-        return _block(self)
+        return BlockConfig(
+            width=self.width,
+            heads=self.heads,
+            mlp_width=self.mlp_width,
+            activation=self.activation,
+            norm="pre",
+            eps=self.eps,
+        )
 
     @classmethod
     def so400m(cls) -> "SiglipTextConfig":
@@ -85,33 +93,14 @@ class SiglipTextConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiglipVisionConfig:
+class SiglipVisionConfig(ImageConfig):
     """The architecture of a SigLIP image tower; the defaults are SigLIP-B/16 at 224 pixels.
 
-    Attributes:
-        image_size: height and width of the input in pixels; pixels beyond the last whole patch are not seen.
-        patch: side of a patch in pixels.
-        channels: color channels.
-        width: model width D.
-        layers: transformer layers.
-        heads: attention heads H.
-        mlp_width: feed-forward width F.
-        activation: name of the feed-forward activation.
-        eps: epsilon of the layer norms.
-        trained_size: image size that the position table was trained for, where it is another one; the positions are
-            then interpolated.
+    Attributes as of `ImageConfig`, except that pixels beyond the last whole patch are not seen.
     """
 
-    image_size: int = 224
-    patch: int = 16
-    channels: int = 3
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    mlp_width: int = 3072
     activation: str = "gelu_pytorch_tanh"
     eps: float = 1e-6
-    trained_size: int | None = None
 
     def __post_init__(self):
         for size in (self.image_size, self.trained_size or self.image_size):
@@ -120,40 +109,14 @@ class SiglipVisionConfig:
         _ = self.block
 
     @property
-    def patches(self) -> int:
-        """Number of patches P."""
-        return (self.image_size // self.patch) ** 2
-
-    @property
     def tokens(self) -> int:
         """Number of tokens L."""
         return self.patches
-
-    @property
-    def block(self) -> BlockConfig:
-        """One layer of the stack."""
-        return _block(self)
 
     @classmethod
     def so400m_14_384(cls) -> "SiglipVisionConfig":
         """The image tower of SigLIP-So400m/14-384: 428,225,600 parameters, 729 tokens."""
         return cls(image_size=384, patch=14, width=1152, layers=27, heads=16, mlp_width=4304)
-
-    @classmethod
-    def tiny(cls) -> "SiglipVisionConfig":
-        """A few thousand parameters and 9 tokens, for tests."""
-        return cls(image_size=12, patch=4, width=16, layers=3, heads=2, mlp_width=32)
-
-
-def _block(config: SiglipTextConfig | SiglipVisionConfig) -> BlockConfig:
-    return BlockConfig(
-        width=config.width,
-        heads=config.heads,
-        mlp_width=config.mlp_width,
-        activation=config.activation,
-        norm="pre",
-        eps=config.eps,
-    )
 
 
 def siglip_text(config: SiglipTextConfig, precision: Precision = FLOAT32, *, remat: bool = False) -> Encoder:

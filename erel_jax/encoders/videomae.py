@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from erel_jax.encoders.encoded import Encoder
+from erel_jax.encoders.image_config import check_patches
 from erel_jax.encoders.signals import check_video
 from erel_jax.encoders.states import block_layer
 from erel_jax.encoders.token_head import with_token_head
 from erel_jax.encoders.tower import Entry, tower
-from erel_jax.encoders.vit import check_patches
 from erel_jax.errors import ConfigError, suggest
 from erel_jax.layers import (
     FLOAT32,
