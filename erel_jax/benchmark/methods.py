@@ -2,6 +2,7 @@
 
 from erel_jax.adapters import METHODS
 from erel_jax.benchmark.config import BenchConfig
+from erel_jax.benchmark.recipes import RECIPES
 from erel_jax.errors import ConfigError, suggest
 
 RETRIEVAL = ("frozen", "linear_probe", "full", "bitfit", "lora", "rslora", "houlsby", "iisan", "iisan_cached")
@@ -22,7 +23,7 @@ def chosen_methods(config: BenchConfig) -> list[str]:
     default = RETRIEVAL if config.task == "retrieval" else RECOMMENDATION
     if config.methods is None:
         return list(default)
-    known = list(dict.fromkeys([*default, *METHODS]))
+    known = list(dict.fromkeys([*default, *METHODS, *(RECIPES if config.task == "retrieval" else ())]))
     names = [name.strip() for name in config.methods.split(",") if name.strip()]
     if not names:
         raise ConfigError(f"--methods got no name. Known: {', '.join(known)}.")

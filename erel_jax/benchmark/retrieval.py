@@ -6,7 +6,6 @@ among the first k.
 """
 
 import time
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,28 +13,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from erel_jax import module
-from erel_jax.adapters.adapted import Adapted, dual_encoder, read_tower, standardized, tower_parameters
-from erel_jax.adapters.method import named_method
+from erel_jax.adapters.adapted import Adapted, read_tower
 from erel_jax.benchmark.config import BenchConfig
 from erel_jax.benchmark.messages import Messenger
+from erel_jax.benchmark.recipes import RECIPES, Start
 from erel_jax.benchmark.record import Record
 from erel_jax.benchmark.retrieval_evaluation import Vectors, evaluate, gallery, query_latency
+from erel_jax.benchmark.retrieval_feeds import ENCODE_BATCH
 from erel_jax.benchmark.retrieval_problem import Problem, load_problem
-from erel_jax.benchmark.states import stored_states, tower_identity
-from erel_jax.benchmark.training_run import Trained, Training, run_fingerprint, train
-from erel_jax.data.pipeline import BatchStream, eval_batches
-from erel_jax.data.state_store import Layout, StateStore
+from erel_jax.benchmark.retrieval_training import (
+    Plan,
+    adaptation,
+    batch_size,
+    carried_out,
+    encoded,
+    encoder_steps,
+)
 from erel_jax.layers import l2_normalize
-from erel_jax.layers import precision as precisions
-from erel_jax.losses import chunked_info_nce, symmetric_info_nce
 from erel_jax.profiling import PeakMeter, describe_environment, environment_reasons, throughput
 from erel_jax.sharding import Step, compile_step
-from erel_jax.training import in_sub_batches
 
-BATCH = 256
-EPOCHS = 7
-ENCODE_BATCH = 256
-SAMPLE = 2048  # texts or pictures that the standardization of side networks is measured on
 HEADLINE = "recall@10"
 
 
@@ -45,8 +42,9 @@ def prepare(config: BenchConfig, messenger: Messenger) -> None:
     data = problem.data
     sizes = ", ".join(f"{name} {len(split)} images / {len(split.texts)} texts" for name, split in data.splits.items())
     messenger.note(f"data {data.name}: {sizes}")
-    if _batch_size(problem) < (config.batch_size or 0):
-        messenger.note(f"batches of {_batch_size(problem)}, since there are no more distinct training texts")
+    batch = batch_size(config, len(problem.split("train").texts))
+    if batch < (config.batch_size or 0):
+        messenger.note(f"batches of {batch}, since there are no more distinct training texts")
     dropped = {key: n for key, n in _dropped(problem).items() if n}
     if dropped:
         messenger.note(f"left out: {dropped}, listed in {config.out_folder / 'bad_records.jsonl'}")
@@ -56,20 +54,17 @@ def prepare(config: BenchConfig, messenger: Messenger) -> None:
 
 
 def run_method(config: BenchConfig, name: str, seed: int, command: str, messenger: Messenger):
-    """Adapts with one method and returns its record and gallery."""
-    problem = load_problem(config, messenger)
-    precision = precisions.named(config.precision)
-    adapted = dual_encoder(problem.encoders, named_method(name), precision=precision)
+    """Adapts with one method or recipe and returns its record and gallery."""
+    plan = _planned(load_problem(config, messenger), name, seed, messenger)
+    # A student's towers replace those that the run was given.
+    problem, adapted = plan.problem, plan.adapted
     towers = {modality: tower.params for modality, tower in problem.towers.items()}
-    params = tower_parameters(adapted, jax.random.key(seed), towers)
-    feeds = Feeds(problem, adapted, messenger)
-    params = standardized(adapted, params, feeds.sample)
     peak, environment = PeakMeter(), describe_environment(config.precision)
-    trained = _train(problem, adapted, params, feeds, seed, messenger) if adapted.trainable else None
-    params = trained.params if trained is not None else params
-    encode = {modality: _encoder_step(adapted, modality) for modality in problem.encoders}
+    done = carried_out(plan, messenger)
+    params, trained, feeds = done.params, done.trained, done.feeds
+    encode = encoder_steps(adapted)
     begun = time.perf_counter()
-    vectors = {split: _vectors(problem, feeds, encode, params, split, messenger) for split in ("validation", "test")}
+    vectors = {split: _vectors(encoded(done, encode, split, messenger)) for split in ("validation", "test")}
     metrics = {split: evaluate(v, problem.split(split)) for split, v in vectors.items()}
     evaluate_seconds = time.perf_counter() - begun
     recompiled = sum(step.compilations - 1 for step in encode.values())
@@ -97,164 +92,29 @@ def run_method(config: BenchConfig, name: str, seed: int, command: str, messenge
         command=command,
         total_parameters=total,
         environment=environment,
-        extract_seconds=feeds.build_seconds,
+        extract_seconds=feeds.build_seconds + plan.seconds,
         evaluate_seconds=evaluate_seconds,
         encode_items_per_second=speed,
         query_seconds_p50=latency.p50,
         query_seconds_p99=latency.p99,
         bytes_per_item=float(vectors["test"].images.shape[1] * 4),
-        batch_size=_batch_size(problem) if trained is not None else None,
+        batch_size=plan.batch if trained is not None else None,
         dropped=_dropped(problem),
-        notes=tuple(trained.notes) if trained is not None else (),
+        notes=(*plan.notes, *(trained.notes if trained is not None else ())),
         unavailable={**unavailable, **environment_reasons(environment)},
         **costs,
     )
     return [record], {name: gallery(problem.split("test"), vectors["test"])}
 
 
-class Feeds:
-    """What an adapted model reads at each step: live inputs, or states stored once per tower and split."""
-
-    def __init__(self, problem: Problem, adapted: Adapted, messenger: Messenger):
-        self.problem, self.adapted, self.messenger = problem, adapted, messenger
-        self.build_seconds = 0.0
-        self._states: dict[tuple[str, str], StateStore] = {}
-        if adapted.method.cached:
-            for modality in problem.encoders:
-                step = compile_step(self._read(modality))
-                for split in ("train", "validation", "test"):
-                    self._store(step, modality, split)
-
-    def __call__(self, modality: str, split: str, rows: np.ndarray) -> Any:
-        """Inputs of `modality` for rows of a split's texts or pictures."""
-        if self.adapted.method.cached:
-            return self._states[modality, split].read(rows)
-        return self.problem.inputs(modality, split, rows)
-
-    def sample(self, modality: str) -> np.ndarray:
-        """What the tower says of some training texts or pictures, float32[N, …]."""
-        total = self.problem.rows(modality, "train")
-        rows = np.linspace(0, total - 1, min(SAMPLE, total)).astype(int)
-        if self.adapted.method.cached:
-            return self._states[modality, "train"].widened(rows)
-        step, tower, parts = compile_step(self._read(modality)), self.problem.towers[modality], []
-        for start in range(0, len(rows), ENCODE_BATCH):
-            chunk = np.resize(rows[start : start + ENCODE_BATCH], ENCODE_BATCH)
-            parts.append(np.asarray(step(tower.params, self.problem.inputs(modality, "train", chunk)), np.float32))
-        return np.concatenate(parts)[: len(rows)]
-
-    def _taps(self, modality: str) -> tuple[int, ...] | None:
-        return self.adapted.taps.get(modality)
-
-    def _read(self, modality: str):
-        encoder, taps = self.problem.encoders[modality], self._taps(modality)
-        return lambda params, inputs: read_tower(encoder, params, inputs, taps)
-
-    def _store(self, step: Step, modality: str, split: str) -> None:
-        problem, tower = self.problem, self.problem.towers[modality]
-
-        def encode(start: int, stop: int) -> np.ndarray:
-            rows = np.minimum(np.arange(start, start + ENCODE_BATCH), stop - 1)
-            states = step(tower.params, problem.inputs(modality, split, rows))
-            return np.asarray(states, np.float32)[: stop - start]
-
-        taps, config = self._taps(modality), problem.config
-        identity = tower_identity(tower, problem.data.fingerprint, taps, config.precision)
-        shape = (tower.encoder.embedding_width,) if taps is None else (len(taps), tower.encoder.width)
-        rows = problem.rows(modality, split)
-        store = stored_states(
-            problem.cache,
-            f"{modality}-{self.adapted.method.reads}",
-            {**identity, "split": split},
-            Layout(rows=rows, shape=shape, storage=config.state_storage, chunk=ENCODE_BATCH),
-            encode,
-            self.messenger.progress,
-        )
-        self._states[modality, split] = store
-        self.build_seconds += store.build_seconds
+def _planned(problem: Problem, name: str, seed: int, messenger: Messenger) -> Plan:
+    if name in RECIPES:
+        return RECIPES[name].plan(name, Start(problem=problem, seed=seed, messenger=messenger))
+    return adaptation(problem, name, seed)
 
 
-class _Batches:
-    """Training pairs, each text at most once per batch."""
-
-    def __init__(self, problem: Problem, feeds: Feeds, batch: int, seed: int):
-        self.problem, self.feeds, self.split = problem, feeds, problem.split("train")
-        self.stream = BatchStream(
-            len(self.split),
-            batch=batch,
-            seed=seed,
-            data_fingerprint=problem.data.fingerprint,
-            groups=self.split.text_of_image,
-        )
-
-    def __next__(self):
-        rows = next(self.stream)
-        texts = self.split.text_of_image[rows]
-        batch = {"image": self.feeds("image", "train", rows), "text": self.feeds("text", "train", texts)}
-        return {**batch, "text_id": texts.astype(np.int32)}, [self.split.image_ids[row] for row in rows]
-
-    def state(self) -> dict[str, Any]:
-        """See `training.Batches`."""
-        return self.stream.state()
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """See `training.Batches`."""
-        self.stream.restore(state)
-
-
-def _batch_size(problem: Problem) -> int:
-    """Pairs per step; a batch holds each text once, so there cannot be more than texts."""
-    return min(problem.config.batch_size or BATCH, len(problem.split("train").texts))
-
-
-def _train(problem: Problem, adapted: Adapted, params: Any, feeds: Feeds, seed: int, messenger: Messenger) -> Trained:
-    config = problem.config
-    batches = _Batches(problem, feeds, _batch_size(problem), seed)
-
-    def encode(params: Any, inputs: Any, key: jax.Array | None) -> Any:
-        return adapted.module.apply(params, inputs, key=key, train=True)
-
-    encode_batch = in_sub_batches(encode, config.sub_batch) if config.sub_batch else encode
-    contrast = partial(chunked_info_nce, kept_bytes=0) if config.sub_batch else symmetric_info_nce
-
-    def loss_fn(params: Any, batch: Any, key: jax.Array):
-        vectors = encode_batch(params, {name: batch[name] for name in ("image", "text")}, key)
-        scale = params["head"]["logit_scale"]
-        return contrast(vectors["text"], vectors["image"], scale, group=batch["text_id"]), {}
-
-    epochs = config.epochs or EPOCHS
-    fingerprint = run_fingerprint(
-        method=adapted.method.name,
-        data=problem.data.fingerprint,
-        seed=seed,
-        epochs=epochs,
-        batch=batches.stream.batch,
-        precision=config.precision,
-        towers={name: tower.fingerprint for name, tower in problem.towers.items()},
-    )
-    return train(
-        Training(
-            params=params,
-            trainable=adapted.trainable,
-            learning_rates=adapted.learning_rates,
-            loss_fn=loss_fn,
-            batches=batches,
-            steps_per_epoch=batches.stream.steps_per_epoch,
-            epochs=epochs,
-            seed=seed,
-            seconds=config.seconds_per_method,
-            schedule="cosine",
-            clip_norm=1.0,
-            fingerprint=fingerprint,
-            folder=config.out_folder / "checkpoints" / f"{adapted.method.name}-seed{seed}",
-        ),
-        messenger,
-    )
-
-
-def _encoder_step(adapted: Adapted, modality: str) -> Step:
-    """What the method reads → unit vectors."""
-    return compile_step(lambda params, inputs: l2_normalize(adapted.module.apply(params, {modality: inputs})[modality]))
+def _vectors(found: dict[str, np.ndarray]) -> Vectors:
+    return Vectors(images=jnp.asarray(found["image"]), texts=jnp.asarray(found["text"]))
 
 
 def _end_to_end_step(problem: Problem, adapted: Adapted, modality: str) -> Step:
@@ -268,17 +128,6 @@ def _end_to_end_step(problem: Problem, adapted: Adapted, modality: str) -> Step:
         return l2_normalize(adapted.module.apply(params, {modality: read})[modality])
 
     return compile_step(encode)
-
-
-def _vectors(problem: Problem, feeds: Feeds, encode: dict[str, Step], params: Any, split: str, messenger: Messenger):
-    outputs = {}
-    for modality, step in encode.items():
-        total, parts = problem.rows(modality, split), []
-        for rows, mask in eval_batches(total, ENCODE_BATCH):
-            parts.append(np.asarray(step(params, feeds(modality, split, rows)))[mask])
-            messenger.progress(f"encoding {split} {modality}s", min(len(parts) * ENCODE_BATCH, total), total)
-        outputs[modality] = jnp.asarray(np.concatenate(parts))
-    return Vectors(images=outputs["image"], texts=outputs["text"])
 
 
 def _encode_speed(problem: Problem, step: Step, params: Any) -> float:

@@ -9,6 +9,7 @@ import pytest
 from erel_jax.adapters import METHODS
 from erel_jax.benchmark.config import BenchConfig
 from erel_jax.benchmark.methods import RECOMMENDATION, RETRIEVAL, chosen_methods
+from erel_jax.benchmark.recipes import RECIPES
 from erel_jax.errors import ConfigError
 
 
@@ -35,6 +36,14 @@ def test_help_names_the_methods():
     named = set(re.findall(r"\w+", text))
     # Side networks beyond the default run are described where their data is.
     assert {name for name, method in METHODS.items() if method.head != "side"} | set(RECOMMENDATION) <= named
+    assert set(RECIPES) <= named
+
+
+def test_recipes_are_for_retrieval_and_never_share_a_name_with_a_method():
+    assert chosen_methods(config(",".join(RECIPES))) == list(RECIPES)
+    assert not set(RECIPES) & set(METHODS)
+    with pytest.raises(ConfigError, match="'jest', which recommendation does not know"):
+        chosen_methods(config("jest", "recommendation"))
 
 
 def test_order_is_kept_and_repeats_are_dropped():
