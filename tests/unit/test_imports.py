@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "erel_jax"
 GROUND = {"errors", "folders", "artifacts"}
 CORE = {"tree", "module"}
 MODELS = CORE | {"layers", "sharding"}
-LEARNED = MODELS | {"encoders", "adapters", "compression", "recommendation"}
+LEARNED = MODELS | {"encoders", "adapters", "compression", "recommendation", "fusion"}
 ALL_BELOW_BENCHMARK = LEARNED | {"losses", "metrics", "selection", "data", "interop", "training", "profiling"}
 
 MAY_KNOW: dict[str, set[str]] = {
@@ -34,6 +34,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "adapters": GROUND | MODELS | {"encoders", "compression"},
     "compression": GROUND | MODELS,
     "recommendation": GROUND | MODELS,
+    "fusion": GROUND | MODELS,
     "losses": GROUND | {"tree"},
     "metrics": GROUND | {"tree"},
     "selection": GROUND | {"losses", "metrics"},
