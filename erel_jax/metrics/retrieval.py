@@ -162,6 +162,26 @@ def recall_at(ranks: PositiveRanks, k: int) -> float:
     return float(np.mean(ranks.ranks[:, 0] <= _positive(k)))
 
 
+def hit_recall(ranks: PositiveRanks, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+    """Hit-style recall under a name that cannot be mistaken for the textbook one.
+
+    Args:
+        ranks: from `rank_positives`.
+        ks: cut-offs.
+
+    Returns:
+        `hit_recall@k`: share of queries with at least one right item among the k best, in 0..1. Further right items
+        change nothing; a query without any counts as 0. Ties: lower position first.
+
+    Raises:
+        ConfigError: a k is below 1.
+
+    Reference: what UniIR (Wei et al. 2024) reports as Recall@k on M-BEIR; Success@k in `ir_measures`.
+    Relation: the value of `recall@k` in `retrieval_metrics`, and never below `recall_fraction@k`.
+    """
+    return {f"hit_recall@{k}": recall_at(ranks, k) for k in ks}
+
+
 def recall_fraction_at(ranks: PositiveRanks, k: int) -> float:
     """Textbook recall@k: mean share of a query's right items that is among the k best; 0 for a query without any."""
     found = (ranks.ranks <= _positive(k)).sum(axis=1)

@@ -11,6 +11,7 @@ from erel_jax.errors import ConfigError, DataError, NonFiniteError
 from erel_jax.metrics.retrieval import (
     UNRANKED,
     PositiveRanks,
+    hit_recall,
     positives_by_group,
     rank_positives,
     recall_at,
@@ -90,6 +91,36 @@ def test_equals_ir_measures():
     theirs = measures.calc_aggregate(wanted, qrels, run)
     for (name, _), measure in zip(names.items(), wanted, strict=True):
         assert ours[name] == pytest.approx(theirs[measure] * len(qrels) / 15, abs=1e-6), name
+
+
+def test_hit_recall_by_hand():
+    ranks = PositiveRanks(
+        ranks=np.array([[2, 9], [6, 7], [1, UNRANKED], [UNRANKED, UNRANKED]], np.int32), counts=np.array([2, 2, 1, 0])
+    )
+    assert hit_recall(ranks, ks=(1, 2, 6, 10)) == {
+        "hit_recall@1": 1 / 4,
+        "hit_recall@2": 2 / 4,
+        "hit_recall@6": 3 / 4,
+        "hit_recall@10": 3 / 4,
+    }
+    with pytest.raises(ConfigError, match="k=0"):
+        hit_recall(ranks, ks=(0,))
+
+
+@pytest.mark.filterwarnings("ignore:.*removed in Python 3.14:DeprecationWarning")  # ir_measures' parser
+def test_hit_recall_is_success_of_ir_measures():
+    measures = pytest.importorskip("ir_measures")
+    rng = np.random.default_rng(8)
+    queries, items = rng.normal(size=(40, 4)).astype(np.float32), rng.normal(size=(60, 4)).astype(np.float32)
+    positives = positives_by_group(rng.integers(0, 9, 40), rng.integers(0, 9, 60))
+    ours = hit_recall(rank_positives(queries, items, positives), ks=(1, 5, 10))
+    scores = queries @ items.T
+    run = {f"q{q}": {f"d{d}": float(scores[q, d]) for d in range(60)} for q in range(40)}
+    qrels = {f"q{q}": {f"d{d}": 1 for d in row if d >= 0} for q, row in enumerate(positives)}
+    theirs = measures.calc_aggregate([measures.parse_measure(f"Success@{k}") for k in (1, 5, 10)], qrels, run)
+    assert 0 < ours["hit_recall@1"] < ours["hit_recall@10"] < 1
+    for measure, value in theirs.items():
+        assert ours[f"hit_recall@{measure.params['cutoff']}"] == pytest.approx(value, abs=1e-6)
 
 
 def test_both_directions_and_their_mean():
