@@ -1,6 +1,7 @@
 """Which rows to train on: filters, deduplication, denoising, choice of batches; they know embeddings, not encoders."""
 
 from erel_jax.selection.captions import CaptionRules, filter_captions
+from erel_jax.selection.cross_fitting import Fold, cross_fitted_losses, folds_of
 from erel_jax.selection.fingerprint import (
     caption_fingerprint,
     embedding_fingerprint,
@@ -36,6 +37,7 @@ __all__ = [
     "CaptionRules",
     "DedupSettings",
     "DuplicateCosines",
+    "Fold",
     "HardNegatives",
     "ImageRules",
     "Mixture",
@@ -46,6 +48,7 @@ __all__ = [
     "choose_by_proxy",
     "clean_probability",
     "co_divide",
+    "cross_fitted_losses",
     "decide",
     "duplicate_cosines",
     "embedding_fingerprint",
@@ -55,6 +58,7 @@ __all__ = [
     "filter_images",
     "fit_centroids",
     "fit_mixture",
+    "folds_of",
     "group_equal_texts",
     "group_near_duplicates",
     "image_fingerprint",

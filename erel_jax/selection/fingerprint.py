@@ -10,6 +10,7 @@ from typing import Self
 
 import numpy as np
 
+from erel_jax.errors import DataError
 from erel_jax.selection.blocks import Embeddings, blocks_of
 
 
@@ -58,9 +59,11 @@ class Fingerprint:
 
 
 def caption_fingerprint(captions: Iterable[str | None]) -> str:
-    """Digest of captions, as `filter_captions` records it."""
+    """Digest of captions, as `filter_captions` records it; DataError names a caption that is no text and not None."""
     digest = Fingerprint("captions")
-    for caption in captions:
+    for row, caption in enumerate(captions):
+        if caption is not None and not isinstance(caption, str):
+            raise DataError(f"caption of row {row} is {type(caption).__name__}, expected text or None.")
         digest.text(caption)
     return digest.digest()
 

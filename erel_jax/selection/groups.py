@@ -8,9 +8,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from erel_jax.errors import ConfigError, DataError
+from erel_jax.errors import DataError
 from erel_jax.selection.captions import caption_key
-from erel_jax.selection.semdedup import DuplicateCosines
+from erel_jax.selection.ids import row_groups
+from erel_jax.selection.semdedup import DuplicateCosines, check_epsilon
 
 
 def group_equal_texts(texts: Iterable[str | None]) -> np.ndarray:
@@ -23,11 +24,13 @@ def group_equal_texts(texts: Iterable[str | None]) -> np.ndarray:
         int32[N].
 
     Raises:
-        DataError: there are no texts.
+        DataError: there are no texts, or one is neither text nor None (names the row).
     """
     known: dict[bytes, int] = {}
     ids = []
     for row, text in enumerate(texts):
+        if text is not None and not isinstance(text, str):
+            raise DataError(f"text of row {row} is {type(text).__name__}, expected text or None.")
         key = caption_key(text) if text is not None and text.strip() else b"row %d" % row
         ids.append(known.setdefault(key, len(known)))
     if not ids:
@@ -50,8 +53,7 @@ def group_near_duplicates(measured: DuplicateCosines, epsilon: float = 0.05) -> 
 
     A row joins one earlier row alone, so a row between two groups does not merge them.
     """
-    if not 0 <= epsilon <= 2:
-        raise ConfigError(f"epsilon is {epsilon}, expected 0 to 2; cosines above 1 - epsilon are duplicates.")
+    check_epsilon(epsilon)
     rows = np.arange(len(measured.partner))
     linked = (measured.partner >= 0) & (measured.cosines > 1 - epsilon)
     parent = np.where(linked, measured.partner, rows)
@@ -64,18 +66,19 @@ def join_groups(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Groups of rows that are linked by either grouping, or by a chain of both.
 
     Args:
-        first, second: int[N] group ids.
+        first, second: int[N] group ids; a negative one is missing and links its row to no other.
 
     Returns:
         int32[N].
 
     Raises:
         DataError: the numbers of rows differ.
+        ConfigError: the ids are not [N] or no whole numbers.
     """
-    one, other = np.asarray(first), np.asarray(second)
-    if one.shape != other.shape or one.ndim != 1:
+    one, other = row_groups("the first group ids", first), row_groups("the second group ids", second)
+    if one.shape != other.shape:
         raise DataError(f"got group ids {list(one.shape)} and {list(other.shape)}, expected the same [N].")
-    sides = [np.unique(ids, return_inverse=True)[1] for ids in (one, other)]
+    sides = [one, other]
     label = np.arange(len(one))
     while True:
         lowered = label

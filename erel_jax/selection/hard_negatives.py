@@ -13,6 +13,7 @@ import numpy as np
 
 from erel_jax.errors import ConfigError, DataError
 from erel_jax.selection.blocks import Embeddings, blocks_of
+from erel_jax.selection.ids import whole_numbers
 from erel_jax.selection.kmeans import unit_rows
 
 NO_SCORE = -jnp.inf
@@ -51,8 +52,8 @@ def mine_hard_negatives(
         queries: float[Q, E]. Normalized here.
         pool: float[N, E] or stream of blocks; read twice for each block of queries. Normalized here.
         positives: int[Q, P], rows of the pool that are right, -1 for unused places.
-        wanted: int[Q], modality that each query asks for.
-        modality: int[N], modality of each row of the pool.
+        wanted: int[Q], modality that each query asks for, a number from 0.
+        modality: int[N], modality of each row of the pool, a number from 0.
         count: negatives per query and kind.
         ratio: a candidate of the wanted modality above this share of the best right answer's cosine c, that is above
             `c - (1 - ratio) |c|`, is probably right too and is left out; in (0, 1].
@@ -63,8 +64,9 @@ def mine_hard_negatives(
         The negatives.
 
     Raises:
-        ConfigError: widths differ or a setting is out of range.
-        DataError: lengths do not fit, a row number is outside the pool, or a query has no positive; names rows.
+        ConfigError: widths differ, a setting is out of range, or rows or modalities are no whole numbers.
+        DataError: lengths do not fit, a row number is outside the pool, a modality is negative, or a query has no
+            positive; names rows.
         NonFiniteError: rows hold NaN or infinity.
 
     Reference: modality-aware negatives of MM-Embed (Lin et al. 2024); the bound is that of `losses.false_negatives`.
@@ -73,24 +75,40 @@ def mine_hard_negatives(
         raise ConfigError(
             f"got count={count}, ratio={ratio}, query_rows={query_rows}; expected at least 1, in (0, 1], at least 1."
         )
-    right, asked, kinds = (np.asarray(values, np.int32) for values in (positives, wanted, modality))
     vectors = np.concatenate([block for _, block in blocks_of(queries, "queries")])
-    if right.ndim != 2 or asked.shape != (len(vectors),) or len(right) != len(vectors) or kinds.ndim != 1:
-        raise DataError(
-            f"got {len(vectors)} queries, positives {list(right.shape)}, wanted {list(asked.shape)} and modality "
-            f"{list(kinds.shape)}; expected [Q, P], [Q] and [N]."
-        )
-    if right.max(initial=-1) >= len(kinds) or right.min(initial=-1) < -1:
-        raise DataError(f"got positives {right.min()}..{right.max()}, expected 0..{len(kinds) - 1}, or -1 for unused.")
-    lonely = np.flatnonzero((right < 0).all(axis=1))
-    if lonely.size:
-        raise DataError(f"{lonely.size} queries have no positive, first rows {lonely[:5].tolist()}; leave them out.")
+    right, asked, kinds = _checked(len(vectors), positives, wanted, modality)
     parts = [
         _mine(vectors[part], pool, right[part], asked[part], kinds, count, ratio, rows)
         for part in (slice(start, start + query_rows) for start in range(0, len(vectors), query_rows))
     ]
     same, wrong, near = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return HardNegatives(same_modality=same, wrong_modality=wrong, near_positive=near)
+
+
+def _checked(
+    queries: int, positives: np.ndarray, wanted: np.ndarray, modality: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The three as int32, where they fit together."""
+    named = {"positives": positives, "wanted modalities": wanted, "modalities": modality}
+    right, asked, kinds = (whole_numbers(name, values) for name, values in named.items())
+    if right.ndim != 2 or asked.shape != (queries,) or len(right) != queries or kinds.ndim != 1:
+        raise DataError(
+            f"got {queries} queries, positives {list(right.shape)}, wanted {list(asked.shape)} and modality "
+            f"{list(kinds.shape)}; expected [Q, P], [Q] and [N]."
+        )
+    if right.max(initial=-1) >= len(kinds) or right.min(initial=-1) < -1:
+        raise DataError(f"got positives {right.min()}..{right.max()}, expected 0..{len(kinds) - 1}, or -1 for unused.")
+    for name, numbers in (("wanted modalities", asked), ("modalities", kinds)):
+        missing = np.flatnonzero((numbers < 0) | (numbers > np.iinfo(np.int32).max))
+        if missing.size:
+            raise DataError(
+                f"{missing.size} {name} are negative or too large, first rows {missing[:5].tolist()}; expected numbers "
+                "from 0. Give rows of unknown modality a number that no query wants."
+            )
+    lonely = np.flatnonzero((right < 0).all(axis=1))
+    if lonely.size:
+        raise DataError(f"{lonely.size} queries have no positive, first rows {lonely[:5].tolist()}; leave them out.")
+    return right.astype(np.int32), asked.astype(np.int32), kinds.astype(np.int32)
 
 
 def _mine(

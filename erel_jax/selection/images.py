@@ -5,6 +5,7 @@ Pictures come as decoded pixels, one at a time, so they can be streamed; only re
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -60,13 +61,18 @@ def filter_images(images: Iterable[np.ndarray | None], rules: ImageRules | None 
     digest = Fingerprint("images")
     codes = []
     for row, pixels in enumerate(images):
-        if pixels is not None and (np.ndim(pixels) not in (2, 3) or pixels.dtype != np.uint8):
+        if pixels is not None and not _is_picture(pixels):
             got = f"{pixels.dtype}{list(pixels.shape)}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
             raise DataError(f"image of row {row} is {got}, expected uint8[H, W, 3], uint8[H, W] or None.")
         digest.picture(pixels)
         reason = _fault(pixels, chosen)
         codes.append(KEPT if reason is None else REASONS.index(reason))
     return decide("images", asdict(chosen), digest.digest(), np.asarray(codes, np.int16), REASONS)
+
+
+def _is_picture(pixels: Any) -> bool:
+    fits = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.ndim in (2, 3)
+    return fits and 0 not in pixels.shape[2:]
 
 
 def _fault(pixels: np.ndarray | None, rules: ImageRules) -> str | None:

@@ -67,10 +67,12 @@ def fit_centroids(sample: np.ndarray, clusters: int, *, iterations: int = 10, se
         float32[K, E], rows of length one. A centroid that attracts no row stays where it is.
 
     Raises:
-        ConfigError: `clusters` or `iterations` is out of range.
+        ConfigError: `clusters` or `iterations` is out of range, or the sample holds NaN or infinity.
 
     Numerics: float32; sums run in the device's order, so centroids may differ in the last bits between machines.
     """
+    if np.ndim(sample) != 2 or not np.isfinite(sample).all():
+        raise ConfigError(f"the sample has shape {list(np.shape(sample))}, expected finite rows [S, E].")
     if not 1 <= clusters <= len(sample):
         raise ConfigError(f"got {clusters} clusters for {len(sample)} rows, expected 1 to {len(sample)}.")
     if iterations < 1:
@@ -99,8 +101,10 @@ def nearest_centroids(
         (int32[N, probes] centroids, the nearest first, and float32[N] cosine to the nearest).
 
     Raises:
-        ConfigError, DataError, NonFiniteError: as `blocks_of`; or `probes` is out of range.
+        ConfigError, DataError, NonFiniteError: as `blocks_of`; or `probes` is out of range, or the centroids hold NaN.
     """
+    if np.ndim(centroids) != 2 or not np.isfinite(centroids).all():
+        raise ConfigError(f"centroids have shape {list(np.shape(centroids))}, expected finite rows [K, E].")
     if not 1 <= probes <= len(centroids):
         raise ConfigError(f"got probes={probes} for {len(centroids)} clusters, expected 1 to {len(centroids)}.")
     rows = tile_rows_for(len(centroids)) if rows is None else rows

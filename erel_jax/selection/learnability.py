@@ -6,10 +6,12 @@ chunk by chunk, each chunk given those already chosen, because in a contrastive 
 Both have static shapes and run inside `jit`.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from erel_jax.errors import ConfigError
 from erel_jax.losses.checks import check_embeddings, check_group
@@ -55,7 +57,7 @@ def most_learnable(scores: jax.Array, count: int, key: jax.Array | None = None) 
     """Independent choice: the pairs of highest score.
 
     Args:
-        scores: float[B].
+        scores: float[B]. Scores that are not finite are never chosen while others are left.
         count: number of pairs to choose, static.
         key: with a key, pairs are drawn without replacement with probability proportional to exp(score).
 
@@ -68,6 +70,7 @@ def most_learnable(scores: jax.Array, count: int, key: jax.Array | None = None) 
     if jnp.ndim(scores) != 1 or not 1 <= count <= jnp.shape(scores)[0]:
         raise ConfigError(f"got {count} of scores {jnp.shape(scores)}, expected 1 to B of [B].")
     values = jnp.asarray(scores).astype(jnp.float32)
+    values = jnp.where(jnp.isfinite(values), values, -jnp.inf)
     if key is not None:
         values = values + jax.random.gumbel(key, values.shape, jnp.float32)
     return jax.lax.top_k(values, count)[1].astype(jnp.int32)
@@ -99,8 +102,8 @@ def select_jointly(
         int32[count], distinct rows in the order in which they were chosen.
 
     Raises:
-        ConfigError: the two sides of a model differ in shape, the models in the number of pairs, or `count` does not
-            fit.
+        ConfigError: the two sides of a model differ in shape, the models in the number of pairs, `count` does not fit,
+            or a scale or bias that is a plain number is not finite.
 
     Memory: count / chunks rows of B losses at a time, never B x B. Numerics: float32. NaN in a row makes that row's
     score NaN, which is never chosen while others are left.
@@ -152,6 +155,13 @@ def _check(model: ScoringModel, name: str) -> int:
             f"{name}: queries have shape {jnp.shape(model.queries)} and items {jnp.shape(model.items)}, expected the "
             "same [B, E]. Both sides must come from one model and speak of the same pairs."
         )
+    for part in ("log_scale", "bias"):
+        value = getattr(model, part)
+        if isinstance(value, float | int | np.floating) and not math.isfinite(value):
+            raise ConfigError(
+                f"{name}: {part} is {value}, expected a finite number; `losses.log_scale_of` makes a log scale from a "
+                "temperature above 0."
+            )
     return jnp.shape(model.queries)[0]
 
 

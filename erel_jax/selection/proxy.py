@@ -12,6 +12,8 @@ import numpy as np
 
 from erel_jax.errors import ConfigError, DataError, NonFiniteError
 from erel_jax.metrics import two_way_retrieval
+from erel_jax.selection.blocks import blocks_of
+from erel_jax.selection.ids import row_groups
 from erel_jax.selection.outcome import Outcome
 
 Proxy = Callable[[np.ndarray, int], float]
@@ -114,16 +116,28 @@ def ridge_recall(
 
     Raises:
         DataError: the numbers of rows differ.
-        ConfigError: the held-out widths differ from the training ones.
+        ConfigError: embeddings are no floating point [N, E], the held-out widths differ from the training ones,
+            group ids are no whole numbers, `strength` is not above 0, or `k` is below 1.
+        NonFiniteError: an embedding holds NaN or infinity; names the side and its first rows.
+
+    A negative group id is a missing one: the row's only right answer is its own partner.
     """
+    if not (np.isfinite(strength) and strength > 0) or k < 1:
+        raise ConfigError(f"got strength={strength} and k={k}, expected a number above 0 and at least 1.")
     if len(queries) != len(items):
         raise DataError(f"got {len(queries)} query and {len(items)} item embeddings, expected one of each per row.")
     test_queries, test_items, groups = held_out
+    groups = row_groups("held-out group ids", groups)
     if test_queries.shape[1] != queries.shape[1] or test_items.shape[1] != items.shape[1]:
         raise ConfigError(
             f"held-out widths are {test_queries.shape[1]} and {test_items.shape[1]}, training widths "
             f"{queries.shape[1]} and {items.shape[1]}; expected the same encoders."
         )
+
+    named = {"queries": queries, "items": items, "held-out queries": test_queries, "held-out items": test_items}
+    for name, source in named.items():
+        for _ in blocks_of(source, name):  # Reading is what checks.
+            pass
 
     def train(rows: np.ndarray, seed: int) -> float:
         x, y = np.asarray(queries[rows], np.float64), np.asarray(items[rows], np.float64)

@@ -104,6 +104,7 @@ def semdedup(
         DataError: there are no rows.
         NonFiniteError: rows hold NaN or infinity; names them.
     """
+    check_epsilon(epsilon)
     return remove_duplicates(duplicate_cosines(embeddings, settings, scratch=scratch), epsilon)
 
 
@@ -156,11 +157,16 @@ def remove_duplicates(measured: DuplicateCosines, epsilon: float) -> Outcome:
     Raises:
         ConfigError: `epsilon` is out of range.
     """
-    if not 0 <= epsilon <= 2:
-        raise ConfigError(f"epsilon is {epsilon}, expected 0 to 2; cosines above 1 - epsilon are duplicates.")
+    check_epsilon(epsilon)
     codes = np.where((measured.partner >= 0) & (measured.cosines > 1 - epsilon), 0, KEPT)
     settings = {"epsilon": epsilon, **asdict(measured.settings)}
     return decide("semdedup", settings, measured.fingerprint, codes, ("near_duplicate",))
+
+
+def check_epsilon(epsilon: float) -> None:
+    """Raises ConfigError unless the threshold is in 0..2."""
+    if not 0 <= epsilon <= 2:
+        raise ConfigError(f"epsilon is {epsilon}, expected 0 to 2; cosines above 1 - epsilon are duplicates.")
 
 
 def _measured(found: Earlier, digest: str, settings: DedupSettings, largest: int) -> DuplicateCosines:

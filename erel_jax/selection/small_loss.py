@@ -4,6 +4,8 @@ A model must not judge pairs that it has memorized: measure after a short warm-u
 pairs (`co_divide`).
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from erel_jax.losses import INITIAL_LOG_SCALE
 from erel_jax.losses.similarity import EXCLUDED, products, unit
 from erel_jax.selection.blocks import Embeddings, blocks_of
 from erel_jax.selection.fingerprint import score_fingerprint
+from erel_jax.selection.ids import row_groups
 from erel_jax.selection.mixtures import Kind, fit_mixture, low_posterior, unit_interval
 from erel_jax.selection.outcome import KEPT, Outcome, decide
 
@@ -30,8 +33,9 @@ def pair_losses(
     Args:
         queries: float[N, E] or stream of blocks.
         items: float[N, E] or stream of blocks; row i belongs to row i of `queries`.
-        log_scale: log of the factor on cosine similarities.
-        group: int[N] or None; pairs of equal numbers are no negatives of each other.
+        log_scale: log of the factor on cosine similarities; `losses.log_scale_of` makes it from a temperature.
+        group: int[N] or None; pairs of equal numbers are no negatives of each other. A negative number is a missing
+            one, and its pair a group of its own. A pair whose whole block is one group has loss 0.
         rows: pairs of a block. The last block is filled up with the rows before it, so that every pair has as many
             others; with fewer rows than that in all, the block is as large as the data.
 
@@ -39,10 +43,17 @@ def pair_losses(
         float32[N]. Shuffle the rows first if neighbors are alike.
 
     Raises:
-        ConfigError: the widths differ, or there are fewer than 2 rows.
+        ConfigError: the widths differ, there are fewer than 2 rows, `log_scale` is not finite, or the groups are no
+            whole numbers.
         DataError: the numbers of rows or of groups differ.
         NonFiniteError: rows hold NaN or infinity.
     """
+    if not math.isfinite(log_scale):
+        raise ConfigError(
+            f"log_scale is {log_scale}, expected a finite number, the log of 1 / temperature; `losses.log_scale_of` "
+            "makes it from a temperature above 0."
+        )
+    groups = None if group is None else row_groups("group ids", group)
     found: list[np.ndarray] = []
     others = blocks_of(items, "items", rows=rows)
     before: tuple[np.ndarray, np.ndarray] | None = None
@@ -61,12 +72,12 @@ def pair_losses(
         if len(left) < 2:
             raise ConfigError("got blocks of one pair, expected at least 2: a pair needs others to compare with.")
         first = start - missing
-        ids = np.arange(len(left)) if group is None else np.asarray(group)[first : first + len(left)]
-        if len(ids) != len(left):
-            raise DataError(f"there are {len(np.asarray(group))} group ids and more pairs, expected one id per pair.")
-        found.append(np.asarray(_block_losses(left, right, ids.astype(np.int32), np.float32(log_scale)))[missing:])
+        ids = np.arange(len(left), dtype=np.int32) if groups is None else groups[first : first + len(left)]
+        if groups is not None and len(ids) != len(left):
+            raise DataError(f"there are {len(groups)} group ids and more pairs, expected one id per pair.")
+        found.append(np.asarray(_block_losses(left, right, ids, np.float32(log_scale)))[missing:])
         before, count = (left, right), start + len(left) - missing
-    if next(others, None) is not None or (group is not None and len(group) != count):
+    if next(others, None) is not None or (groups is not None and len(groups) != count):
         raise DataError(f"there are {count} queries and more items or group ids, expected as many of each.")
     return np.concatenate(found)
 
@@ -148,9 +159,7 @@ def co_divide(
 @jax.jit
 def _block_losses(queries: jax.Array, items: jax.Array, group: jax.Array, log_scale: jax.Array) -> jax.Array:
     logits = products(unit(queries), unit(items)) * jnp.exp(log_scale)
-    # A negative id is a group of its own, as in the losses.
-    own = jnp.where(group < 0, -1 - jnp.arange(len(group), dtype=jnp.int32), group)
-    same = (own[:, None] == own[None, :]) & jnp.logical_not(jnp.eye(len(group), dtype=bool))
+    same = (group[:, None] == group[None, :]) & jnp.logical_not(jnp.eye(len(group), dtype=bool))
     masked = jnp.where(same, EXCLUDED, logits)
     both = jax.nn.logsumexp(masked, axis=1) + jax.nn.logsumexp(masked, axis=0)
     return 0.5 * both - jnp.diagonal(logits)

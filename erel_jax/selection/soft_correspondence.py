@@ -4,6 +4,8 @@ A pair with clean probability w gives w of its target to its own item and the re
 average of the model, finds most alike. With w = 1 everywhere this is plain InfoNCE.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -82,11 +84,30 @@ def rectified_labels(weights: jax.Array, predictions: jax.Array, clean: jax.Arra
 
     Returns:
         float32[B] in 0..1.
+
+    Raises:
+        ConfigError: the three have different shapes.
     """
+    shapes = [jnp.shape(values) for values in (weights, predictions, clean)]
+    if len(set(shapes)) > 1 or len(shapes[0]) != 1:
+        raise ConfigError(f"weights, predictions and clean have shapes {shapes}, expected [B] each.")
     own, believed = (jnp.asarray(value).astype(jnp.float32) for value in (weights, predictions))
     return jnp.where(clean, own + (1 - own) * believed, believed)
 
 
 def soft_margin(margin: float, labels: jax.Array) -> jax.Array:
-    """NCR's margin of a triplet loss, `margin (10^label - 1) / 9`: 0 for label 0 and the full margin for label 1."""
+    """NCR's margin of a triplet loss, `margin (10^label - 1) / 9`: 0 for label 0 and the full margin for label 1.
+
+    Args:
+        margin: margin of a pair that certainly matches.
+        labels: float[B] in 0..1.
+
+    Returns:
+        float32[B].
+
+    Raises:
+        ConfigError: the margin is not above 0 and finite.
+    """
+    if not (math.isfinite(margin) and margin > 0):
+        raise ConfigError(f"margin is {margin}, expected a finite number above 0, for example 0.2.")
     return jnp.float32(margin) * (jnp.float32(10) ** jnp.asarray(labels).astype(jnp.float32) - 1) / 9

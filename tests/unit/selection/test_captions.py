@@ -65,6 +65,8 @@ def test_bad_input():
         filter_captions([GOOD, 3])  # pyright: ignore[reportArgumentType]
     with pytest.raises(DataError, match=r"would remove all 2 rows \(1 empty, 1 too_few_words\)"):
         filter_captions(["", "short"])
+    with pytest.raises(DataError, match="row 1 is int"):
+        caption_fingerprint(["a red shirt", 3])
     with pytest.raises(DataError, match="no rows"):
         filter_captions([])
     with pytest.raises(ConfigError, match="min_letter_share"):

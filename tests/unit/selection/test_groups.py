@@ -33,3 +33,19 @@ def test_joined_groups_are_connected_components():
     assert set(join_groups(chain // 2, (chain + 1) // 2).tolist()) == {0}
     with pytest.raises(DataError, match="expected the same"):
         join_groups(first, second[:3])
+
+
+def test_missing_ids_link_nothing():
+    assert join_groups(np.array([-1, -1, 2, 2, -7]), np.array([0, 1, 2, 3, 3])).tolist() == [0, 1, 2, 2, 2]
+    assert join_groups(np.array([0, 0, 1]), np.full(3, -1)).tolist() == [0, 0, 1]
+    with pytest.raises(ConfigError, match=r"second group ids are float64\[3\], first odd ones at \[0, 1, 2\]"):
+        join_groups(np.array([0, 0, 1]), np.array([0, np.nan, 1]))
+    with pytest.raises(ConfigError, match=r"first group ids have shape \[3, 1\]"):
+        join_groups(np.zeros((3, 1), int), np.zeros(3, int))
+
+
+def test_texts_may_be_long_but_must_be_texts():
+    long = "red shirt " * 10_000
+    assert group_equal_texts([long, "blue hat", long.upper(), long + "!"]).tolist() == [0, 1, 0, 2]
+    with pytest.raises(DataError, match="text of row 1 is float"):
+        group_equal_texts(["red shirt", float("nan")])

@@ -50,9 +50,13 @@ def test_bad_input(pool):
     with pytest.raises(DataError, match=r"2 queries have no positive, first rows \[1, 3\]"):
         mine_hard_negatives(**pool | {"positives": np.array([[0], [-1], [2], [-1], [4]])})
     with pytest.raises(DataError, match="5 queries, positives"):
-        mine_hard_negatives(**pool | {"wanted": np.zeros(4)})
+        mine_hard_negatives(**pool | {"wanted": np.zeros(4, int)})
     with pytest.raises(ConfigError, match="count=0"):
         mine_hard_negatives(**pool, count=0)
+    with pytest.raises(ConfigError, match=r"positives are float64\[5, 2\]"):
+        mine_hard_negatives(**pool | {"positives": np.full((5, 2), np.nan)})
+    with pytest.raises(DataError, match=r"1 modalities are negative or too large, first rows \[2\]"):
+        mine_hard_negatives(**pool | {"modality": np.where(np.arange(N) == 2, -1, pool["modality"])})
     bad = pool["pool"].copy()
     bad[11] = np.nan
     with pytest.raises(NonFiniteError, match=r"pool: .* first rows \[11\]"):

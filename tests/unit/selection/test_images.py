@@ -35,6 +35,10 @@ def test_deviation_is_the_same_in_bands(monkeypatch):
 def test_bad_input():
     with pytest.raises(DataError, match=r"row 0 is float64\[4, 4\]"):
         filter_images([np.zeros((4, 4))])
+    with pytest.raises(DataError, match="row 0 is list"):
+        filter_images([[[0, 1], [2, 3]]])
+    with pytest.raises(DataError, match=r"row 0 is uint8\[4, 4, 0\]"):
+        filter_images([np.zeros((4, 4, 0), np.uint8)])
     with pytest.raises(DataError, match="would remove all 1 rows"):
         filter_images([_noise(4, 4)])
     with pytest.raises(ConfigError, match="max_aspect"):

@@ -78,6 +78,19 @@ def test_a_row_with_nan_is_never_chosen():
     assert len(set(found.tolist())) == B - 2
 
 
+def test_scores_that_are_no_numbers_come_last():
+    scores = jnp.array([0.0, jnp.nan, 2.0, jnp.inf, 1.0, -jnp.inf])
+    assert most_learnable(scores, 3).tolist() == [2, 4, 0]
+    assert sorted(most_learnable(scores, 3, jax.random.key(0)).tolist()) == [0, 2, 4]
+    assert len(set(most_learnable(scores, 6).tolist())) == 6
+
+
+def test_pairs_of_one_group_are_chosen_by_their_own_scores():
+    own = np.diag(_losses(LEARNER)) - np.diag(_losses(REFERENCE))
+    found = jointly(LEARNER, REFERENCE, count=12, chunks=4, group=jnp.zeros(B, jnp.int32))
+    assert found.tolist() == np.argsort(-own, kind="stable")[:12].tolist()
+
+
 def test_draws_follow_the_scores():
     draw = jax.jit(jax.vmap(lambda key: most_learnable(jnp.array([0.0, 3.0]), 1, key)[0]))
     assert 0.8 < np.mean(draw(jax.random.split(jax.random.key(0), 50))) < 1.0
@@ -90,6 +103,11 @@ def test_bad_input():
         select_jointly(LEARNER, _model(1, 7, 2.0, -2.0, 20), count=12)
     with pytest.raises(ConfigError, match="count=10 of 24 pairs in 4 chunks"):
         select_jointly(LEARNER, REFERENCE, count=10, chunks=4)
+    for scale in (float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match=f"learner: log_scale is {scale}"):
+            select_jointly(LEARNER._replace(log_scale=scale), REFERENCE, count=16)
+    with pytest.raises(ConfigError, match="reference: bias is nan"):
+        select_jointly(LEARNER, REFERENCE._replace(bias=float("nan")), count=16)
     with pytest.raises(ConfigError, match="learner losses have shape"):
         learnability(jnp.ones(3), jnp.ones(4))
     with pytest.raises(ConfigError, match="got 4 of scores"):

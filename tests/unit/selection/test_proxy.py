@@ -55,5 +55,12 @@ def test_bad_input():
         choose_by_proxy(_outcomes(), lambda rows, seed: float("nan"))
     with pytest.raises(DataError, match="3 query and 4 item"):
         ridge_recall(np.ones((3, 2)), np.ones((4, 2)), (np.ones((1, 2)), np.ones((1, 2)), np.zeros(1)))
+    rows = np.ones((3, 2))
+    with pytest.raises(ConfigError, match="strength=0"):
+        ridge_recall(rows, rows, (rows, rows, np.arange(3)), strength=0)
+    with pytest.raises(ConfigError, match="held-out group ids are float64"):
+        ridge_recall(rows, rows, (rows, rows, np.full(3, np.nan)))
+    with pytest.raises(NonFiniteError, match=r"items: 1 rows .* first rows \[2\]"):
+        ridge_recall(rows, np.array([[1.0], [1.0], [np.nan]]), (rows, rows[:, :1], np.arange(3)))
     with pytest.raises(ConfigError, match="held-out widths are 3 and 2"):
-        ridge_recall(np.ones((3, 2)), np.ones((3, 2)), (np.ones((1, 3)), np.ones((1, 2)), np.zeros(1)))
+        ridge_recall(np.ones((3, 2)), np.ones((3, 2)), (np.ones((1, 3)), np.ones((1, 2)), np.zeros(1, int)))

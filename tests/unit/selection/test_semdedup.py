@@ -38,6 +38,10 @@ def test_centroids_of_separate_directions():
     assert (near[:, 0] != near[:, 1]).all()
     with pytest.raises(ConfigError, match="expected 1 to 15"):
         fit_centroids(rows, 16)
+    with pytest.raises(ConfigError, match="expected finite rows"):
+        fit_centroids(np.full((4, 2), np.nan, np.float32), 2)
+    with pytest.raises(ConfigError, match="expected finite rows"):
+        nearest_centroids(np.ones((4, 2), np.float32), np.full((2, 2), np.nan))
     with pytest.raises(ConfigError, match="0 iterations"):
         fit_centroids(rows, 2, iterations=0)
     with pytest.raises(ConfigError, match="probes=16"):
@@ -100,6 +104,8 @@ def test_measured_once_for_many_thresholds():
     kept = [set(remove_duplicates(measured, epsilon).kept.tolist()) for epsilon in (0.0, 0.05, 0.2, 2.0)]
     assert kept[0] >= kept[1] >= kept[2] >= kept[3]
     assert len(kept[0]) > len(kept[2]) > len(kept[3]) >= 1
+    with pytest.raises(ConfigError, match="epsilon is nan"):
+        semdedup(lambda: pytest.fail("the setting is looked at before the rows"), epsilon=float("nan"))
     with pytest.raises(ConfigError, match="epsilon is 3"):
         remove_duplicates(measured, 3)
 

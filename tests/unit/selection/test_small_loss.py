@@ -114,9 +114,14 @@ def test_bad_input():
     with pytest.raises(DataError, match="8 queries and more items"):
         pair_losses(queries, np.concatenate([items, items]), rows=4)
     with pytest.raises(DataError, match="7 group ids"):
-        pair_losses(queries, items, group=np.zeros(7))
+        pair_losses(queries, items, group=np.zeros(7, int))
     with pytest.raises(ConfigError, match="blocks of one pair"):
         pair_losses(queries[:1], items[:1])
+    with pytest.raises(ConfigError, match=r"group ids are object\[8\], first odd ones at \[2\]"):
+        pair_losses(queries, items, group=[0, 1, None, 3, 4, 5, 6, 7])
+    for temperature in (0.0, -1.0, np.nan):
+        with np.errstate(all="ignore"), pytest.raises(ConfigError, match=r"log_scale is .*temperature above 0"):
+            pair_losses(queries, items, log_scale=float(-np.log(np.float64(temperature))))
     queries[3, 0] = np.nan
     with pytest.raises(NonFiniteError, match=r"queries: .* first rows \[3\]"):
         pair_losses(queries, items)
@@ -124,3 +129,31 @@ def test_bad_input():
         filter_by_loss(np.arange(5.0), threshold=1)
     with pytest.raises(ConfigError, match=r"expected \[B\] and"):
         soft_targets(jnp.ones(3), jnp.ones((3, 2)))
+    with pytest.raises(ConfigError, match=r"expected \[B\] each"):
+        rectified_labels(jnp.ones(3), jnp.ones(2), jnp.ones(3, bool))
+    for margin in (0.0, -0.2, float("nan")):
+        with pytest.raises(ConfigError, match=f"margin is {margin}"):
+            soft_margin(margin, jnp.ones(3))
+
+
+def test_losses_without_anything_to_tell_are_refused():
+    queries, items, _ = _shuffled(0, 8, 6)
+    alone = pair_losses(queries, items, group=np.zeros(8, int))
+    np.testing.assert_allclose(alone, np.zeros(8), atol=1e-6)
+    with pytest.raises(DataError, match="nothing tells clean pairs from mismatched"):
+        filter_by_loss(alone)
+    with pytest.raises(DataError, match="would remove all 5 rows"):
+        filter_by_loss(np.arange(5.0), least_share=0.999, threshold=0.9999)
+
+
+def test_large_ids_stay_apart():
+    queries, items, _ = _shuffled(0, 8, 6)
+    ids = np.arange(8) * 2**32
+    np.testing.assert_array_equal(pair_losses(queries, items, group=ids), pair_losses(queries, items))
+
+
+def test_pairs_that_are_all_doubted_learn_from_the_teacher_alone():
+    side = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
+    value, slope = jax.value_and_grad(soft_correspondence_loss)(side, side, 1.0, jnp.zeros(4), jnp.eye(4))
+    assert np.isfinite(value)
+    assert np.isfinite(slope).all()
