@@ -17,7 +17,16 @@ GROUND = {"errors", "folders", "artifacts"}
 CORE = {"tree", "module"}
 MODELS = CORE | {"layers", "sharding"}
 LEARNED = MODELS | {"encoders", "adapters", "compression", "recommendation", "fusion"}
-ALL_BELOW_BENCHMARK = LEARNED | {"losses", "metrics", "selection", "data", "interop", "training", "profiling"}
+ALL_BELOW_BENCHMARK = LEARNED | {
+    "losses",
+    "metrics",
+    "selection",
+    "distillation",
+    "data",
+    "interop",
+    "training",
+    "profiling",
+}
 
 MAY_KNOW: dict[str, set[str]] = {
     "errors": set(),
@@ -38,6 +47,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "losses": GROUND | {"tree"},
     "metrics": GROUND | {"tree"},
     "selection": GROUND | {"losses", "metrics"},
+    "distillation": GROUND | MODELS | {"encoders", "losses", "data", "profiling"},
     "data": GROUND | {"tree"},
     "interop": GROUND | LEARNED,
     "training": GROUND | LEARNED | {"losses", "metrics", "data", "interop"},
