@@ -53,7 +53,7 @@ class BenchConfig:
     lora, rslora, houlsby, iisan, iisan_cached, and for recommendation versa_cached and blend; those that do not fit
     the data are left out. By name alone: dora, ia3, vera, pfeiffer, parallel, compacter, prompt_tuning,
     prefix_tuning, k_adapter, layer_norm, partial_layers, qlora_int8, qlora_nf4, lit, crossan_cached; and for retrieval
-    sigmoid, matryoshka, lit_cached, semdedup, small_loss, learnability, jest."""
+    sigmoid, matryoshka, lit_cached, semdedup, small_loss, learnability, jest, student, distilled."""
 
     seeds: int = 1
     """Runs per method, with seeds 0 … N-1; the report shows mean and spread."""

@@ -4,6 +4,7 @@ from erel_jax.benchmark.recipes.locked import lit_cached_recipe
 from erel_jax.benchmark.recipes.objectives import matryoshka_recipe, sigmoid_recipe
 from erel_jax.benchmark.recipes.pairs import jest_recipe, learnability_recipe, semdedup_recipe, small_loss_recipe
 from erel_jax.benchmark.recipes.recipe import Recipe, Start
+from erel_jax.benchmark.recipes.students import distilled_recipe, student_recipe
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -15,6 +16,8 @@ RECIPES: dict[str, Recipe] = {
         Recipe(name="small_loss", summary="full, without pairs that look mismatched", plan=small_loss_recipe),
         Recipe(name="learnability", summary="full, on the more learnable half of each batch", plan=learnability_recipe),
         Recipe(name="jest", summary="full, on the jointly more learnable half of each batch", plan=jest_recipe),
+        Recipe(name="student", summary="full, with towers of a quarter of the FLOPs", plan=student_recipe),
+        Recipe(name="distilled", summary="the student, taught by what full learned", plan=distilled_recipe),
     )
 }
 """All recipes by name. They train what `full` trains, except where the summary says otherwise."""
