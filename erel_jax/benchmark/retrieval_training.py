@@ -135,7 +135,9 @@ def contrast(config: BenchConfig) -> Callable[..., jax.Array]:
     return partial(chunked_info_nce, kept_bytes=0) if config.sub_batch else symmetric_info_nce
 
 
-def _contrastive(loss: Callable[..., jax.Array]) -> Objective:
+def contrastive(loss: Callable[..., jax.Array]) -> Objective:
+    """The objective of a loss over two sides at the head's learned scale; pairs of one text are a group."""
+
     def objective(encode: Encode, params: Any, batch: Mapping[str, Any], key: Any) -> jax.Array:
         vectors = encode(params, {name: batch[name] for name in MODALITIES}, key)
         scale = params["head"]["logit_scale"]
@@ -178,7 +180,7 @@ class _Batches:
 def _train(plan: Plan, params: Any, feeds: Feeds, messenger: Messenger) -> Trained:
     config, adapted = plan.problem.config, plan.adapted
     batches = _Batches(plan, feeds)
-    objective = plan.objective or _contrastive(contrast(config))
+    objective = plan.objective or contrastive(contrast(config))
 
     def encode(params: Any, inputs: Any, key: jax.Array | None) -> Any:
         return adapted.module.apply(params, inputs, key=key, train=True)

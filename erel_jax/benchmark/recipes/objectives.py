@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from erel_jax.benchmark.recipes.recipe import Start
-from erel_jax.benchmark.retrieval_training import MODALITIES, Encode, Objective, Plan, contrast
+from erel_jax.benchmark.retrieval_training import MODALITIES, Encode, Objective, Plan, contrast, contrastive
 from erel_jax.losses import chunked_sigmoid_loss, matryoshka, sigmoid_loss
 
 
@@ -40,10 +40,5 @@ def matryoshka_recipe(name: str, start: Start) -> Plan:
     plan = start.plan(name)
     width = min(encoder.embedding_width for encoder in plan.adapted.encoders.values())
     widths = [width // part for part in (1, 2, 4, 8) if width // part >= 8] or [width]
-    loss = matryoshka(contrast(start.problem.config), widths)
-
-    def objective(encode: Encode, params: Any, batch: Mapping[str, Any], key: Any) -> jax.Array:
-        vectors = encode(params, {name: batch[name] for name in MODALITIES}, key)
-        return loss(vectors["text"], vectors["image"], params["head"]["logit_scale"], group=batch["text_id"])
-
+    objective = contrastive(matryoshka(contrast(start.problem.config), widths))
     return dataclasses.replace(plan, objective=objective, notes=(f"trained at the widths {widths}",))

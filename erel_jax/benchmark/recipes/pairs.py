@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from erel_jax.benchmark.recipes.objectives import pairwise, sigmoid_start
+from erel_jax.benchmark.recipes.objectives import sigmoid_start
 from erel_jax.benchmark.recipes.recipe import Start
 from erel_jax.benchmark.retrieval_training import (
     MODALITIES,
@@ -18,12 +18,13 @@ from erel_jax.benchmark.retrieval_training import (
     Plan,
     adaptation,
     carried_out,
+    contrast,
+    contrastive,
     encoded,
     encoder_steps,
     stored_vectors,
 )
 from erel_jax.layers import l2_normalize
-from erel_jax.losses import sigmoid_loss
 from erel_jax.selection import (
     Outcome,
     ScoringModel,
@@ -102,16 +103,18 @@ Choose = Callable[[ScoringModel, ScoringModel, int, jax.Array], jax.Array]
 def _choosing(name: str, start: Start, choose: Choose) -> Plan:
     """Each step reads a super-batch, scores it under learner and reference, and trains on the pairs chosen.
 
-    Both are scored with the sigmoid loss at the learner's scale and bias, whose loss the chosen pairs then train.
+    Both are scored with the sigmoid loss, as published, at the learner's scale and the bias that predicts one right
+    answer per batch; what then trains is the contrastive loss of all recipes.
     """
     reference = stored_vectors(adaptation(start.problem, JUDGE, start.seed), start.messenger)
     plan = start.plan(name, draws=SUPER_BATCH)
-    count, train_on = plan.batch, pairwise(sigmoid_loss)
+    count, train_on = plan.batch, contrastive(contrast(start.problem.config))
+    bias = sigmoid_start(count)["bias"]
 
     def objective(encode: Encode, params: Any, batch: Mapping[str, Any], key: Any) -> jax.Array:
         fixed = jax.lax.stop_gradient(params)
         vectors = encode(fixed, {name: batch[name] for name in MODALITIES}, key)
-        scales = fixed["objective"]["log_scale"], fixed["objective"]["bias"]
+        scales = fixed["head"]["logit_scale"], bias
         learner = ScoringModel(vectors["text"], vectors["image"], *scales)
         judge = ScoringModel(batch["reference_text"], batch["reference_image"], *scales)
         chosen = jax.lax.stop_gradient(choose(learner, judge, count, batch["text_id"]))
@@ -120,7 +123,6 @@ def _choosing(name: str, start: Start, choose: Choose) -> Plan:
     return dataclasses.replace(
         plan,
         objective=objective,
-        extras=sigmoid_start(count),
         columns=reference.columns("reference"),
         seconds=reference.seconds,
         notes=(

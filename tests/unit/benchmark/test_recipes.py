@@ -74,8 +74,7 @@ def test_training_is_on_the_pairs_chosen(start, stored, recipe) -> None:
     assert plan.draws == 2 and plan.batch == BATCH and plan.seconds == 3.0 and "learned before" in plan.notes
     rows = np.arange(2 * BATCH)
     batch = batch_of(2 * BATCH, **{name: values[rows] for name, values in plan.columns.items()})
-    params = started(plan)
-    scale, bias = params["objective"]["log_scale"], params["objective"]["bias"]
+    params, scale, bias = started(plan), jnp.float32(2.0), -np.log(BATCH)
     learner = ScoringModel(batch["text"], batch["image"], scale, bias)
     reference = ScoringModel(batch["reference_text"], batch["reference_image"], scale, bias)
     if recipe is pairs.jest_recipe:
@@ -87,11 +86,11 @@ def test_training_is_on_the_pairs_chosen(start, stored, recipe) -> None:
             cosines = (left * right).sum(1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
             own.append(np.log1p(np.exp(-(np.exp(float(scale)) * cosines + float(bias)))))
         chosen = np.argsort(-(own[0] - own[1]))[:BATCH]
-    expected = losses.sigmoid_loss(batch["text"][chosen], batch["image"][chosen], scale, bias)
+    expected = losses.symmetric_info_nce(batch["text"][chosen], batch["image"][chosen], scale)
     assert plan.objective is not None
     found, gradient = jax.value_and_grad(lambda p: plan.objective(encode, p, batch, None))(params)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(gradient)) and gradient["objective"]["bias"] != 0
+    assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(gradient)) and gradient["head"]["logit_scale"] != 0
 
 
 def test_the_locked_tower_is_read_from_storage(start, stored) -> None:
