@@ -69,6 +69,7 @@ def training(output: Path) -> bool:
     return "linear_probe-seed0: training" in output.read_text()
 
 
+@pytest.mark.slow  # a minute; test_signals.py asks the same of one process in seconds
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads /proc")
 def test_sigterm_saves_and_the_same_command_goes_on(start, erel, pairs, encoders, tmp_path) -> None:
     towers = ("--text-encoder", encoders["text"], "--image-encoder", encoders["image"])
