@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from erel_jax.errors import ConfigError
 from erel_jax.layers.dense import dense
 from erel_jax.layers.precision import Precision
+from erel_jax.layers.varying import vary_together
 from erel_jax.module import Initializer, ParamSpec, normal, zeros
 
 
@@ -95,8 +96,8 @@ def attend(
         beyond = [(0, 0)] * (score_bias.ndim - 1)
         score_bias = jnp.pad(score_bias, [*beyond, (shape[-1] - score_bias.shape[-1], 0)])
     bias = None if score_bias is None else jnp.broadcast_to(score_bias.astype(precision.accumulate), shape)
-    operands = (by_head(scaled), by_head(key), by_head(value), grouped(bias), grouped(visible), grouped(kept))
-    mixed = _mix(*operands, dropout_rate, score_cap, precision)
+    operands = vary_together(by_head(scaled), by_head(key), by_head(value), grouped(bias))
+    mixed = _mix(*operands, grouped(visible), grouped(kept), dropout_rate, score_cap, precision)
     return mixed.reshape(batch, heads, length, -1).transpose(0, 2, 1, 3)
 
 

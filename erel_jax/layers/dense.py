@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from erel_jax.layers.precision import FLOAT32, Precision
+from erel_jax.layers.varying import vary_together
 
 
 def dense(x: jax.Array, kernel: Any, bias: jax.Array | None = None, precision: Precision = FLOAT32) -> jax.Array:
@@ -42,6 +43,7 @@ def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
 
 def matmul(x: jax.Array, w: jax.Array, precision: Precision = FLOAT32) -> jax.Array:
     """`x @ w` for float[..., D] and float[D, F] with the library's own backward pass; see the module docstring."""
+    x, w = vary_together(x, w)
     return _matmul(x, w, precision)
 
 

@@ -1,9 +1,11 @@
 """Optimizer, training state, compiled step, loop, checkpoints and the flag that asks to stop."""
 
 from erel_jax.training.checkpoint import Checkpoints, Restored
+from erel_jax.training.contrastive import contrastive_loss, contrastive_start
 from erel_jax.training.feed import Batches
 from erel_jax.training.loop import FitResult, Progress, fit
 from erel_jax.training.optimizer import adam
+from erel_jax.training.over_devices import over_devices
 from erel_jax.training.signals import StopFlag
 from erel_jax.training.state import (
     TrainState,
@@ -27,9 +29,12 @@ __all__ = [
     "TrainState",
     "abstract_state",
     "adam",
+    "contrastive_loss",
+    "contrastive_start",
     "fit",
     "in_sub_batches",
     "new_state",
+    "over_devices",
     "place",
     "place_batch",
     "state_shardings",
