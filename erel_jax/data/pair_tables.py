@@ -1,8 +1,8 @@
 """Tables of a person's own pictures and texts.
 
 A retrieval data set of one's own is a table with one row per picture: the path of the picture and a text. Comma- and
-tab-separated files and JSON Lines are read, with or without a header; a folder is accepted when it holds exactly one
-such table. Everything that is wrong with a row is reported with file and line.
+tab-separated files and JSON Lines are read, with or without a header, and Parquet (see `parquet_pairs`); a folder is
+accepted when it holds exactly one such table. Everything that is wrong with a row is reported with file and line.
 """
 
 import csv
@@ -17,7 +17,7 @@ from erel_jax.errors import DataError
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "image_path", "path")
 TEXT_COLUMNS = ("text", "caption", "title", "name", "item", "item_id")
-SUFFIXES = (".csv", ".tsv", ".jsonl")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,21 +25,23 @@ class Pair:
     """One row of a table.
 
     Attributes:
-        line: Line of the file, from 1.
-        image: Path of the picture as written in the table.
+        line: Line of the file, or row of a Parquet table, from 1.
+        image: Path of the picture as written in the table; its name where the table holds the picture itself.
         text: Its text, with white space normalized; may be empty.
+        row: Row from 0 of a Parquet table that holds the picture itself, otherwise None.
     """
 
     line: int
     image: str
     text: str
+    row: int | None = None
 
 
 def find_table(path: str | os.PathLike[str]) -> Path:
     """Find the table that a person means.
 
     Args:
-        path: A `.csv`, `.tsv` or `.jsonl` file, or a folder with exactly one of them.
+        path: A `.csv`, `.tsv`, `.jsonl` or `.parquet` file, or a folder with exactly one of them.
 
     Returns:
         The path of the table.
@@ -49,7 +51,7 @@ def find_table(path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     if not path.exists():
-        raise DataError(f"{path}: no such file or folder. Expected a table (.csv, .tsv, .jsonl) of pictures and texts.")
+        raise DataError(f"{path}: no such file or folder. Expected a table ({', '.join(SUFFIXES)}) of pictures.")
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
             raise DataError(f"{path}: unknown kind of table, expected one of {', '.join(SUFFIXES)}. Rename or convert.")
@@ -71,7 +73,8 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
         path: UTF-8 file. In `.csv` and `.tsv` the first row may be a header that names one image column (`image`,
             `file_name`, `filename`, `image_path`, `path`) and one text column (`text`, `caption`, `title`, `name`,
             `item`, `item_id`); without a header there are exactly two columns, image and text. `.jsonl` has one
-            object per line with such keys. Tab-separated files have no quoting; blank lines are skipped.
+            object per line with such keys. Tab-separated files have no quoting; blank lines are skipped. `.parquet`
+            is read as `parquet_pairs.read_parquet_pairs` says.
 
     Returns:
         The rows in file order.
@@ -82,6 +85,10 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
     """
     path = Path(path)
     suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        from erel_jax.data.parquet_pairs import read_parquet_pairs
+
+        return read_parquet_pairs(path)
     if suffix == ".jsonl":
         pairs = [_from_object(path, number, line) for number, line in enumerate(read_lines(path), 1) if line.strip()]
     else:

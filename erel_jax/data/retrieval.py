@@ -46,7 +46,8 @@ class RetrievalSplit:
         image_ids: N ids. A picture that a table lists with several texts occurs once per text.
         texts: Distinct texts, in order of first appearance.
         text_of_image: int32[N], row of `texts` for each picture.
-        dropped: Pictures left out of this split by reason: `missing_image`, `bad_image`.
+        dropped: Pictures left out of this split by reason: `missing_image`, `bad_image`, and `blank_text` where texts
+            are seen only while reading.
     """
 
     images: np.ndarray
@@ -87,19 +88,24 @@ def load_retrieval(
     image_size: int | None = None,
     max_bad_fraction: float = 0.01,
     bad_records: str | os.PathLike[str] | None = None,
+    image_key: str | None = None,
+    text_key: str | None = None,
 ) -> RetrievalData:
     """Load a retrieval data set.
 
     Args:
-        name_or_path: `"glyphs"` (embedded), `"openmoji"` or `"fashion"` (from the folder `images`), or the path of a
-            table of pictures and texts (`.csv`, `.tsv`, `.jsonl`; see `pair_tables`) or of a folder with one.
+        name_or_path: `"glyphs"` (embedded), `"openmoji"` or `"fashion"` (from the folder `images`), `"tfds:NAME"` or
+            `"tfds:NAME/CONFIG"` for what TFDS has prepared (see `tfds_pairs`), or the path of a table of pictures and
+            texts (`.csv`, `.tsv`, `.jsonl`, `.parquet`; see `pair_tables`) or of a folder with one.
         cache_dir: Where prepared data is kept; the package's cache folder when None.
-        images: For `openmoji` and `fashion`, the folder of their source files. For a path, the folder or zip archive
-            that the table's image paths are relative to; the table's own folder when None.
+        images: For `openmoji` and `fashion`, the folder of their source files; for `tfds:`, TFDS's data folder, its own
+            one when None. For a path, the folder or zip archive that the table's image paths are relative to; the
+            table's own folder when None.
         items: For a path whose second column holds item ids: table `id<TAB>text`.
         image_size: Height and width in pixels that pictures are fitted to on white; 32 for `glyphs`, else 64.
         max_bad_fraction: Largest tolerated fraction of damaged pictures, in 0..1.
         bad_records: Where to write the list of pictures left out; beside the prepared data when None.
+        image_key, text_key: For `tfds:`, the features to read; may be left out where there is no choice.
 
     Returns:
         The data. A person's own data is split 80/10/10 by a hash of the text; rows that share a text or a picture
@@ -112,7 +118,7 @@ def load_retrieval(
 
     Relation: `pipeline.BatchStream` draws row indices of a split, `pipeline.gather_pairs` their pixels.
     """
-    source = find_source(name_or_path, images, items)
+    source = find_source(name_or_path, images, items, image_key, text_key)
     size = source.image_size if image_size is None else image_size
     if size < 1:
         raise ConfigError(f"image_size is {size}, expected at least 1 pixel.")
@@ -172,6 +178,10 @@ def _write_split(stream: BinaryIO, rows: Iterable[RawRow], size: int, bad: BadRe
         except BadImage as error:
             dropped["bad_image"] += 1
             bad.add(row.image_id, row.file, str(error))
+            continue
+        if not row.text:
+            dropped["blank_text"] += 1
+            bad.add(row.image_id, row.file, "the text is empty", damaged=False)
             continue
         channels = 1 if pixels.ndim == 2 else 3
         data = pixels.tobytes()

@@ -1,14 +1,15 @@
 """The data sets that `load_retrieval` knows, each as undecoded rows.
 
 A source says what its rows depend on (`recipe`, which names the cached copy) and, when asked, reads them: the
-embedded glyphs and the two builders through TFDS, a person's own table directly. Nothing is decoded here; a picture
-that is missing or unreadable is handed on as the error it raised, for the loader to count.
+embedded glyphs, the two builders and whatever else TFDS has prepared through TFDS, a person's own table directly.
+Nothing is decoded here; a picture that is missing or unreadable is handed on as the error it raised, for the loader to
+count.
 """
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from erel_jax.data.splits import SPLITS, join_groups, split_groups
 from erel_jax.errors import ConfigError, DataError, suggest
 
 NAMES = ("glyphs", "openmoji", "fashion")
+TFDS = "tfds:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +79,17 @@ def find_source(
     name_or_path: str | os.PathLike[str],
     images: str | os.PathLike[str] | None,
     items: str | os.PathLike[str] | None,
+    image_key: str | None = None,
+    text_key: str | None = None,
 ) -> Source:
-    """Find a data set by name or path without reading its pictures.
+    """Find a data set by name or path without decoding its pictures.
 
     Args:
-        name_or_path: One of `NAMES`, or the path of a table or of a folder with one table.
-        images: Folder with the source files (`openmoji`, `fashion`), or folder or zip archive of the pictures (path).
+        name_or_path: One of `NAMES`, `tfds:NAME[/CONFIG]`, or the path of a table or of a folder with one table.
+        images: Folder with the source files (`openmoji`, `fashion`), TFDS data folder (`tfds:`), or folder or zip
+            archive of the pictures (path).
         items: Two-column table of item id and text, if the table at a path names items instead of texts.
+        image_key, text_key: Features of a `tfds:` data set, see `tfds_pairs.tfds_source`.
 
     Returns:
         The source.
@@ -93,6 +99,14 @@ def find_source(
         DataError: A file is missing or malformed.
     """
     name = os.fspath(name_or_path)
+    if name.startswith(TFDS):
+        from erel_jax.data.tfds_pairs import tfds_source
+
+        if items is not None:
+            raise ConfigError(f"--items does not apply to {name!r}, which brings its own texts. Leave it out.")
+        return tfds_source(name.removeprefix(TFDS), images, image_key, text_key)
+    if image_key is not None or text_key is not None:
+        raise ConfigError(f"--image-key and --text-key name features of a {TFDS}NAME data set, got {name!r}.")
     if name in NAMES:
         if items is not None:
             raise ConfigError(f"--items does not apply to {name!r}, which brings its own texts. Leave it out.")
@@ -172,11 +186,17 @@ def _own(path: Path, images: str | os.PathLike[str] | None, items: str | os.Path
     if items is not None:
         listed = read_items(Path(items))
         texts = dict(zip(listed.ids, listed.texts, strict=True))
-    digest = hashlib.sha256(table.read_bytes())
+    # What a Parquet table holds itself is part of its pairs' names.
+    parquet = table.suffix.lower() == ".parquet"
+    digest = hashlib.sha256(
+        repr([(pair.image, pair.text) for pair in pairs]).encode() if parquet else table.read_bytes()
+    )
     if items is not None:
         digest.update(Path(items).read_bytes())
     with Pictures(root) as pictures:
         for pair in pairs:
+            if pair.row is not None:
+                continue
             try:
                 digest.update(f"{pair.image}\n{pictures.stamp(pair.image)}\n".encode("utf-8", "replace"))
             except DataError as error:
@@ -208,15 +228,30 @@ def _select(
         elif (pair.image, text) in kept:
             dropped["duplicate_row"] += 1
         else:
-            kept[pair.image, text] = Pair(line=pair.line, image=pair.image, text=text)
+            kept[pair.image, text] = replace(pair, text=text)
     return list(kept.values()), dropped, blank
 
 
 def _read_rows(root: Path, table: Path, pairs: list[Pair]) -> Iterable[RawRow]:
+    embedded = _embedded(table, pairs)
     with Pictures(root) as pictures:
         for pair in pairs:
             try:
-                image: bytes | BadImage | MissingImage = pictures.read(pair.image)
+                image: bytes | BadImage | MissingImage = (
+                    pictures.read(pair.image) if pair.row is None else next(embedded)
+                )
             except (BadImage, MissingImage) as error:
                 image = error
-            yield RawRow(image_id=pair.image, text=pair.text, file=f"{table}, line {pair.line}", image=image)
+            if pair.row is not None and not image:
+                image = MissingImage(f"row {pair.line} has no picture")
+            place = "line" if pair.row is None else "row"
+            yield RawRow(image_id=pair.image, text=pair.text, file=f"{table}, {place} {pair.line}", image=image)
+
+
+def _embedded(table: Path, pairs: list[Pair]) -> Iterator[bytes]:
+    """Pictures that lie in the table itself, in the order of the pairs."""
+    rows = [pair.row for pair in pairs if pair.row is not None]
+    if rows:
+        from erel_jax.data.parquet_pairs import embedded_pictures
+
+        yield from embedded_pictures(table, rows)

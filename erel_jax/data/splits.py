@@ -40,6 +40,18 @@ def split_groups(groups: Sequence[str]) -> list[str]:
     return [assigned[group.casefold()] for group in groups]
 
 
+def split_of(group: str) -> str:
+    """The split of one group by its hash alone, about 80/10/10.
+
+    Args:
+        group: Name of the group; upper and lower case are the same.
+
+    Returns:
+        `"train"`, `"validation"` or `"test"`.
+    """
+    return _split_at(_hash(group.casefold()) % 100)
+
+
 def join_groups(rows: list[tuple[str, str]]) -> list[str]:
     """Join groups that share a text, so that no text can fall on both sides of a split.
 

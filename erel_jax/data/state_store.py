@@ -28,11 +28,12 @@ import numpy as np
 from erel_jax.artifacts import FULL_VERIFY_LIMIT_BYTES, RunLock, write_text_atomic
 from erel_jax.errors import CheckpointError, ConfigError, NonFiniteError, suggest
 
-Storage = Literal["bfloat16", "int8"]
+Storage = Literal["bfloat16", "int8", "float32"]
 Encode = Callable[[int, int], np.ndarray]
 Progress = Callable[[str, int, int], None]
 
-STORAGES = ("bfloat16", "int8")
+STORAGES = ("bfloat16", "int8", "float32")
+_DTYPES = {name: np.dtype(kind) for name, kind in zip(STORAGES, (ml_dtypes.bfloat16, np.int8, np.float32), strict=True)}
 VALUES, MANIFEST, JOURNAL = "states.bin", "manifest.json", "chunks.jsonl"
 FORMAT = 1
 _ALIGNMENT = 64
@@ -45,7 +46,7 @@ class Layout:
     Attributes:
         rows: number of rows N.
         shape: shape of one row, for example (K, D) for K taps of width D.
-        storage: "bfloat16", or "int8" with one float32 scale per row and tap.
+        storage: "bfloat16"; "int8" with one float32 scale per row and tap; or "float32", what the encoder gave.
         chunk: rows per chunk, the unit of building, checking and repairing.
     """
 
@@ -65,7 +66,7 @@ class Layout:
     @property
     def dtype(self) -> np.dtype:
         """Dtype of the values."""
-        return np.dtype(np.int8 if self.storage == "int8" else ml_dtypes.bfloat16)
+        return _DTYPES[self.storage]
 
     @property
     def row_bytes(self) -> int:
@@ -103,7 +104,7 @@ class StateStore:
 
     Attributes:
         layout: its shape and storage.
-        values: bfloat16 or int8 [N, *shape].
+        values: bfloat16, int8 or float32 [N, *shape].
         scales: float32[N, *shape[:-1]] for int8, otherwise None; `values · scales` are the states.
         build_seconds: seconds that encoding took, whenever that was.
         encoded_rows: rows that opening it had to encode.
@@ -116,7 +117,7 @@ class StateStore:
     encoded_rows: int
 
     def read(self, rows: np.ndarray | slice) -> np.ndarray | dict[str, np.ndarray]:
-        """Stored rows in memory: bfloat16[B, *shape], or `{"values": int8, "scales": float32}`."""
+        """Stored rows in memory: bfloat16 or float32[B, *shape], or `{"values": int8, "scales": float32}`."""
         values = np.ascontiguousarray(self.values[rows])
         if self.scales is None:
             return values
@@ -184,7 +185,7 @@ def open_store(
 
 def _mapped(folder: Path, layout: Layout, encoded: int) -> StateStore:
     path = folder / VALUES
-    bits = np.dtype(np.int8 if layout.storage == "int8" else np.uint16)
+    bits = np.dtype(np.uint16) if layout.storage == "bfloat16" else layout.dtype
     values = np.memmap(path, bits, "r", shape=(layout.rows, *layout.shape)).view(layout.dtype)
     scales = None
     if layout.storage == "int8":
@@ -326,8 +327,8 @@ def _packed(name: str, layout: Layout, start: int, values: np.ndarray) -> list[b
     bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
     if bad.any():
         raise NonFiniteError(f"{name}: the encoder gave NaN or infinity for item row {start + int(bad.argmax())}.")
-    if layout.storage == "bfloat16":
-        return [values.astype(ml_dtypes.bfloat16).tobytes()]
+    if layout.storage != "int8":
+        return [values.astype(layout.dtype).tobytes()]
     return [part.tobytes() for part in quantize(values)]
 
 

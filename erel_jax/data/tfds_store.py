@@ -9,13 +9,14 @@ here the guarded `decode_image` alone decodes.)
 import contextlib
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import constants, file_adapters, read_only_builder
 
-from erel_jax.errors import CorruptArtifactError, DataError
+from erel_jax.errors import ConfigError, CorruptArtifactError, DataError
 
 FILE_FORMAT = "array_record"
 
@@ -51,6 +52,41 @@ def prepare(
     return builder
 
 
+def find_prepared(name: str, data_dir: str | os.PathLike[str] | None = None) -> tfds.core.DatasetBuilder:
+    """Find a data set that TFDS has prepared before, from its files alone.
+
+    Neither the network nor the code that made the data set is used.
+
+    Args:
+        name: `NAME` or `NAME/CONFIG` as TFDS spells it, with `:VERSION` behind where several are there.
+        data_dir: TFDS data folder; TFDS's own (`~/tensorflow_datasets`) when None.
+
+    Returns:
+        The builder.
+
+    Raises:
+        ConfigError: There is no such data set in the folder; says how to prepare one.
+        DataError: It is stored in a format without random access.
+    """
+    place = Path(constants.DATA_DIR if data_dir is None else data_dir)
+    said = f"tfds.builder({name!r}, data_dir={os.fspath(place)!r}, file_format='array_record').download_and_prepare()"
+    try:
+        builder = read_only_builder.builder_from_files(name, data_dir=os.fspath(place))
+    except Exception as error:  # an absent, damaged or misspelled one raises what its code path happens to
+        found = sorted(entry.name for entry in place.glob("*/") if entry.name != "downloads") if place.is_dir() else []
+        raise ConfigError(
+            f"TFDS data set {name!r} is not prepared in {place} (data sets there: {', '.join(found) or 'none'}). "
+            f'Prepare it once: python -c "import tensorflow_datasets as tfds; {said}"'
+        ) from error
+    stored = builder.info.available_file_formats()
+    if not stored & file_adapters.FileFormat.with_random_access():
+        raise DataError(
+            f"{builder.data_dir} is stored as {', '.join(sorted(form.value for form in stored)) or 'nothing'}, "
+            f"expected array_record, which is read without TensorFlow. Prepare it elsewhere: {said}"
+        )
+    return builder
+
+
 def metadata_of(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
     """Return the free part of a data set's description, stored with it.
 
@@ -66,14 +102,14 @@ def metadata_of(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
 
 
 def read_split(
-    builder: tfds.core.DatasetBuilder, split: str, encoded: str | None = None
+    builder: tfds.core.DatasetBuilder, split: str, encoded: str | Sequence[str] | None = None
 ) -> Iterator[Mapping[str, Any]]:
     """Read one split from its first example to its last.
 
     Args:
         builder: From `prepare`.
         split: Split name.
-        encoded: Name of an image feature to leave as encoded bytes.
+        encoded: Name of an image feature to leave as encoded bytes, or several.
 
     Yields:
         Examples. `Text` features are UTF-8 bytes.
@@ -81,7 +117,8 @@ def read_split(
     Raises:
         CorruptArtifactError: A record is damaged; names the folder, the split and the record.
     """
-    decoders = None if encoded is None else {encoded: tfds.decode.SkipDecoding()}
+    names = [encoded] if isinstance(encoded, str) else encoded or ()
+    decoders = {name: tfds.decode.SkipDecoding() for name in names} or None
     position = -1
     try:
         # The decorator on this method of TFDS hides its parameters.

@@ -17,7 +17,7 @@ from erel_jax.errors import CheckpointError, ConfigError, NonFiniteError
 ROWS, CHUNK, SHAPE = 11, 4, (3, 5)
 ORIGIN = {"weights": "w1", "tokenizer": "t1", "items": "i1"}
 VALUES_OF_ROWS = np.random.default_rng(0).normal(size=(ROWS, *SHAPE)).astype(np.float32)
-STORAGES = ["bfloat16", "int8"]
+STORAGES = ["bfloat16", "int8", "float32"]
 
 
 class Encoder:
@@ -50,6 +50,13 @@ def test_bfloat16_rows_are_the_encoders_rounded(tmp_path):
     assert (tmp_path / VALUES).stat().st_size == layout().bytes == 384  # 11 · 15 · 2 = 330 bytes, aligned to 64
     assert [done for _, done, _ in told] == [0, 4, 8, 11] and {total for *_, total in told} == {ROWS}
     assert store.build_seconds > 0
+
+
+def test_float32_rows_are_the_encoders(tmp_path):
+    store = opened(tmp_path, storage="float32")
+    assert store.values.dtype == np.float32 and store.scales is None
+    for values in (store.values, store.read(slice(None)), store.widened(slice(None))):
+        np.testing.assert_array_equal(np.asarray(values), VALUES_OF_ROWS)
 
 
 def test_int8_error_is_at_most_half_a_step_of_its_row_and_tap(tmp_path):
