@@ -20,6 +20,7 @@ LEARNED = MODELS | {"encoders", "adapters", "compression", "recommendation", "fu
 ALL_BELOW_BENCHMARK = LEARNED | {
     "losses",
     "metrics",
+    "retrieval",
     "selection",
     "distillation",
     "data",
@@ -46,6 +47,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "fusion": GROUND | MODELS,
     "losses": GROUND | {"tree"},
     "metrics": GROUND | {"tree"},
+    "retrieval": GROUND | {"tree"},
     "selection": GROUND | {"losses", "metrics"},
     "distillation": GROUND | MODELS | {"encoders", "losses", "data", "profiling"},
     "data": GROUND | {"tree"},
