@@ -73,25 +73,31 @@ def read_tower(
 
 
 def dual_encoder(
-    encoders: Mapping[str, Encoder], method: Method, *, bottleneck: int = 64, precision: Precision = FLOAT32
+    encoders: Mapping[str, Encoder],
+    method: Method,
+    *,
+    embedding: int | None = None,
+    bottleneck: int = 64,
+    precision: Precision = FLOAT32,
 ) -> Adapted:
     """Two towers adapted side by side.
 
     `module.apply(params, {modality: inputs}) -> {modality: float32[B, E]}` computes the modalities it is given; the
     vectors are not normalized. Where both towers are equally wide, heads start as the identity, so that training
-    starts from the encoders' own alignment; otherwise they start as random orthogonal maps to the narrower width.
+    starts from the encoders' own alignment; otherwise they start as random orthogonal maps to width E.
     `head/logit_scale` is the learned log inverse temperature. Learning rates are the method's, times 768 over the
     towers' width: with Adam, narrow towers want proportionally larger steps (Yang et al. 2022, arXiv 2203.03466).
 
     Args:
         encoders: towers by modality.
         method: what to train, see `adapters.METHODS`.
+        embedding: width E of the vectors; None takes that of the narrower tower.
         bottleneck: width of a side network's blocks.
         precision: dtypes of heads and side networks (towers keep the precision they were built with).
     """
     encoders, taps = _rebuilt(encoders, method, precision), _taps(encoders, method)
     widths = {name: encoder.width if name in taps else encoder.embedding_width for name, encoder in encoders.items()}
-    width = min(widths.values())
+    width = embedding or min(widths.values())
     head: dict[str, Any] = {"logit_scale": ParamSpec((), (), _constant(2.659))}
     sides: dict[str, Module] = {}
     for name in encoders:
@@ -99,7 +105,7 @@ def dual_encoder(
         if method.head == "side":
             sides[name] = side_tower(len(taps[name]), encoders[name].width, bottleneck, precision=precision)
             part["side"] = sides[name].spec
-        if method.head != "none" or len(set(widths.values())) > 1:
+        if method.head != "none" or set(widths.values()) != {width}:
             part["project"] = {"kernel": ParamSpec((widths[name], width), ("embed", None), _orthogonal)}
         head[name] = part
 

@@ -155,3 +155,10 @@ def test_int8_states_are_widened_where_they_are_read():
     stored = {"text": {"values": jnp.asarray(codes), "scales": jnp.asarray(scales)}}
     wide = {"text": jnp.asarray(codes * scales[:, None], jnp.float32)}
     np.testing.assert_array_equal(adapted.module.apply(params, stored), adapted.module.apply(params, wide))
+
+
+def test_vectors_are_as_wide_as_asked():
+    wider = dual_encoder(TINY, METHODS["full"], embedding=24).module.spec["head"]
+    assert wider["text"]["project"]["kernel"].shape == wider["image"]["project"]["kernel"].shape == (16, 24)
+    # Towers of that width already need no map where none trains.
+    assert "project" not in dual_encoder(TINY, METHODS["frozen"], embedding=16).module.spec["head"]["text"]

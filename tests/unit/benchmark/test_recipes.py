@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from erel_jax import losses
-from erel_jax.benchmark.recipes import locked, objectives, pairs
+from erel_jax.benchmark.recipes import locked, objectives, pairs, students
 from erel_jax.benchmark.retrieval_training import Plan
 from erel_jax.selection import ScoringModel, select_jointly
 
@@ -53,7 +53,7 @@ def stored(monkeypatch):
             notes=("learned before",),
         )
 
-    for module in (locked, pairs):
+    for module in (locked, pairs, students):
         monkeypatch.setattr(module, "stored_vectors", vectors)
         monkeypatch.setattr(module, "adaptation", lambda *given: None)
     return columns
@@ -122,3 +122,17 @@ def test_sigmoid_starts_at_the_rate_of_right_answers(start) -> None:
     )
     assert plan.objective is not None
     np.testing.assert_allclose(plan.objective(encode, params, batch, None), expected, rtol=1e-6)
+
+
+def test_the_distilled_student_also_searches_what_its_teacher_encoded(start, stored, monkeypatch) -> None:
+    monkeypatch.setattr(students, "student_recipe", lambda name, start: start.plan(name))
+    plan = students.distilled_recipe("distilled", start)
+    batch = batch_of(BATCH, **{name: values[:BATCH] for name, values in plan.columns.items()})
+    own = losses.symmetric_info_nce(batch["text"], batch["image"], 2.0)
+    across = [
+        losses.info_nce(batch["text"], batch["teacher_image"], 2.0),
+        losses.info_nce(batch["image"], batch["teacher_text"], 2.0),
+    ]
+    assert plan.objective is not None
+    found = plan.objective(encode, started(plan), batch, None)
+    np.testing.assert_allclose(found, own + students.TAUGHT * sum(across) / 2, rtol=1e-6)
