@@ -8,6 +8,7 @@ hundred rows at a time, first for the texts and the identity of every picture, l
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,15 @@ def read_parquet_pairs(path: str | os.PathLike[str]) -> list[Pair]:
         DataError: The file is damaged, has no rows, or lacks a column of a usable type.
     """
     path = Path(path)
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
+    return list(_read(path, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=1)  # a run asks for the same table several times, and each answer reads it whole
+def _read(path: Path, size: int, modified: int) -> tuple[Pair, ...]:
     file = _open(path)
     names = {name.casefold(): name for name in file.schema_arrow.names}
     image, text = (_column(path, names, known) for known in (IMAGE_COLUMNS, TEXT_COLUMNS))
@@ -48,7 +58,7 @@ def read_parquet_pairs(path: str | os.PathLike[str]) -> list[Pair]:
             pairs.append(Pair(line=row + 1, image=name, text="", row=row if embedded else None))
     if not pairs:
         raise DataError(f"{path}: the table has columns but no rows. Expected one row per picture.")
-    return pairs
+    return tuple(pairs)
 
 
 def embedded_pictures(path: str | os.PathLike[str], rows: Iterable[int]) -> Iterator[bytes]:

@@ -63,6 +63,7 @@ DOORS: dict[str, set[str]] = {
     "grain": {"data"},
     "array_record": {"data"},
     "PIL": {"data"},
+    "pyarrow": {"data"},
     "transformers": {"interop"},
     "safetensors": {"interop"},
     "tokenizers": {"interop"},

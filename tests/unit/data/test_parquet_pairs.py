@@ -139,6 +139,8 @@ def test_unusable_columns_are_refused(images, texts, kind, names, message: str, 
 
 
 def test_damage_is_a_data_error(tmp_path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_parquet_pairs(tmp_path / "absent.parquet")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 is how it begins, and that is all")
     with pytest.raises(DataError, match="not a readable Parquet file"):
         read_parquet_pairs(tmp_path / "a.parquet")
