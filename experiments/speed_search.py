@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from erel_jax.host_memory import keep_freed_memory
 from erel_jax.retrieval import screened_corpus, search_exact, search_screened
+from experiments.search_codes import recall
 from experiments.side_by_side import alternate, row
 
 CENTERS, NOISE, QUERY_NOISE = 400, 0.7, 0.5
@@ -83,11 +84,6 @@ def faiss_indexes(vectors: np.ndarray) -> dict[str, Any]:
 
 def _exactly(vectors: np.ndarray) -> Any:
     return lambda asked: search_exact(vectors, asked, TOP).rows
-
-
-def recall(found: np.ndarray, truth: np.ndarray) -> float:
-    """Share of the true rows that were found."""
-    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), truth.tolist(), strict=True)]))
 
 
 if __name__ == "__main__":

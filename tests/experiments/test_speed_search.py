@@ -1,9 +1,11 @@
-"""The search speed script at a tiny size."""
+"""The search scripts at a tiny size."""
 
 import numpy as np
 import pytest
 
-from experiments.speed_search import main, recall
+from experiments.search_codes import main as codes
+from experiments.search_codes import recall
+from experiments.speed_search import main
 
 
 @pytest.mark.slow
@@ -17,3 +19,11 @@ def test_both_sides_find_the_same(capsys) -> None:
 
 def test_recall_is_the_share_of_true_rows() -> None:
     assert recall(np.array([[1, 2], [3, 9]]), np.array([[2, 1], [3, 4]])) == 0.75
+
+
+def test_codes_are_ranked_by_their_bits() -> None:
+    rows = codes("tiny")
+    found = [rows[name]["recall@10"] for name in ("float32", "int8_per_vector", "eden_4", "eden_2", "eden_1")]
+    assert found[0] == 1.0 and found == sorted(found, reverse=True)
+    assert rows["eden_4"]["bytes_per_vector"] == 20
+    assert all(row["recall@10_rescored"] >= row["recall@10"] for row in rows.values())

@@ -1,0 +1,102 @@
+"""Search over stored codes: every row is decoded block by block and scored by float queries."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from erel_jax.errors import ConfigError
+from erel_jax.retrieval.checks import check_count, check_vectors
+from erel_jax.retrieval.codes.code import Code
+from erel_jax.retrieval.hits import Hits
+
+
+def search_coded(
+    code: Code,
+    stored: Mapping[str, np.ndarray],
+    queries: np.ndarray,
+    k: int,
+    *,
+    mask: np.ndarray | None = None,
+    block: int = 16384,
+) -> Hits:
+    """The K stored rows of largest estimated inner product with each query.
+
+    Args:
+        code: how rows are stored.
+        stored: what `code.encode` gave; arrays in memory or mapped from disk, read block by block.
+        queries: float[Q, E].
+        k: hits per query.
+        mask: bool[N], rows that may be found; None allows all.
+        block: rows per step.
+
+    Returns:
+        The hits, with estimated scores; with k above the number of rows allowed, the places left over have row -1.
+
+    Raises:
+        ConfigError, NonFiniteError: as `search_exact`.
+
+    Ties stand in row order. Relation: `rescored` orders the hits by their true scores; `search_exact` needs no code.
+    """
+    queries = np.asarray(queries)
+    check_vectors("queries", queries, code.width)
+    check_count(k)
+    rows = len(next(iter(stored.values())))
+    if block < 1 or (mask is not None and np.shape(mask) != (rows,)):
+        raise ConfigError(f"block is {block} and mask has shape {np.shape(mask)}, expected 1 or more and ({rows},).")
+    asked = code.project(jnp.asarray(queries, jnp.float32))
+    best = jnp.full((len(queries), k), -jnp.inf, jnp.float32), jnp.full((len(queries), k), -1, jnp.int32)
+    for start in range(0, rows, block):
+        count = min(block, rows - start)
+        part = {name: _filled(values[start : start + count], block) for name, values in stored.items()}
+        allowed = np.zeros(block, bool)
+        allowed[:count] = True if mask is None else mask[start : start + count]
+        best = _merged(best, code, asked, part, jnp.asarray(allowed), jnp.int32(start), k)
+    scores, found = (np.asarray(side) for side in best)
+    return Hits(rows=np.where(np.isfinite(scores), found, -1).astype(np.int32), scores=scores)
+
+
+def rescored(hits: Hits, vectors: np.ndarray, queries: np.ndarray, k: int) -> Hits:
+    """The K best of the hits by true inner products.
+
+    Args:
+        hits: from a search with more than K hits per query; four times as many are usual.
+        vectors: float[N, E], the rows as they were, in memory or mapped from disk; only those of the hits are read.
+        queries: float[Q, E], those of the search.
+        k: hits to keep, at most as many as there are.
+
+    Raises:
+        ConfigError: k is above the number of hits, or there is another number of queries.
+    """
+    if not 1 <= k <= hits.rows.shape[1] or len(queries) != len(hits):
+        raise ConfigError(
+            f"k is {k} for {hits.rows.shape[1]} hits per query, and there are {len(queries)} queries for {len(hits)} "
+            "rows of hits; expected k up to the hits, and the same queries."
+        )
+    order = np.argsort(hits.rows, axis=1, kind="stable")
+    rows = np.take_along_axis(hits.rows, order, axis=1)
+    candidates = np.asarray(vectors[np.maximum(rows, 0)], np.float32)
+    scores = np.einsum("qe,qke->qk", np.asarray(queries, np.float32), candidates)
+    scores = np.where(rows >= 0, scores, -np.inf)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    scores, rows = (np.take_along_axis(side, best, axis=1) for side in (scores, rows))
+    return Hits(rows=rows.astype(np.int32), scores=scores.astype(np.float32))
+
+
+def _filled(values: np.ndarray, block: int) -> jax.Array:
+    dtype = np.float32 if np.issubdtype(values.dtype, np.floating) else values.dtype
+    padded = np.zeros((block, *values.shape[1:]), dtype)
+    padded[: len(values)] = values
+    return jnp.asarray(padded)
+
+
+@partial(jax.jit, static_argnames=("k",))
+def _merged(best, code, queries, part, allowed, start, k):
+    scores = jnp.matmul(queries, code.decode(part).T, precision=jax.lax.Precision.HIGHEST)
+    scores = jnp.where(allowed[None, :], scores, -jnp.inf)
+    # What was found before stands first, and of equal scores the first is taken: ties stay in row order.
+    numbers = jnp.broadcast_to(start + jnp.arange(scores.shape[1], dtype=jnp.int32)[None, :], scores.shape)
+    values, places = jax.lax.top_k(jnp.concatenate([best[0], scores], axis=1), k)
+    return values, jnp.take_along_axis(jnp.concatenate([best[1], numbers], axis=1), places, axis=1)

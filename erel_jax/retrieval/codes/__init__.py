@@ -1,0 +1,21 @@
+"""How vectors are stored in fewer bytes."""
+
+from erel_jax.retrieval.codes.binary import Binary
+from erel_jax.retrieval.codes.code import Code
+from erel_jax.retrieval.codes.eden import Eden, eden, normal_levels
+from erel_jax.retrieval.codes.floats import Float32
+from erel_jax.retrieval.codes.int8 import Int8PerDimension, Int8PerVector, int8_per_dimension
+from erel_jax.retrieval.codes.rotation import random_rotation
+
+__all__ = [
+    "Binary",
+    "Code",
+    "Eden",
+    "Float32",
+    "Int8PerDimension",
+    "Int8PerVector",
+    "eden",
+    "int8_per_dimension",
+    "normal_levels",
+    "random_rotation",
+]
