@@ -130,7 +130,7 @@ def load_mbeir(
         folder: holds `query`, `cand_pool` and, where there are, `qrels` and `instructions`.
         split: "train", "val" or "test"; every file of `query/SPLIT` is a task. Judgments come from `qrels/SPLIT`, or
             from the queries' own lists. The union pool is `mbeir_union_SPLIT_cand_pool.jsonl`, or all local pools
-            together.
+            together; for "train", local pools count only if they have the split in their name.
         bad_records: JSON Lines file to write what was left out to.
         max_bad_fraction: largest tolerated fraction of damaged entries, in 0..1.
 
@@ -152,8 +152,9 @@ def load_mbeir(
     queries = {_name(path, split): read_queries(path, folder, bad) for path in files}
     pools: dict[str, MbeirPool] = {}
     for name in queries:
-        stems = (f"mbeir_{name}_{split}_cand_pool.jsonl", f"mbeir_{name}_cand_pool.jsonl")
-        paths = [folder / "cand_pool" / "local" / stem for stem in stems]
+        stems = [f"mbeir_{name}_{split}_cand_pool.jsonl", f"mbeir_{name}_cand_pool.jsonl"]
+        # A pool without the name of a split is one to be searched, which training has no use for.
+        paths = [folder / "cand_pool" / "local" / stem for stem in (stems[:1] if split == "train" else stems)]
         if path := next((path for path in paths if path.is_file()), None):
             pools[name] = read_pool(path, folder, bad)
     whole = folder / "cand_pool" / "global" / f"mbeir_union_{split}_cand_pool.jsonl"

@@ -261,6 +261,16 @@ def test_a_union_pool_of_its_own_is_taken(folder):
     assert [item.id for item in load(folder).union.items] == ["1:0", "1:1", "2:1", "9:9"]
 
 
+def test_pools_to_be_searched_are_no_training_pools(folder):
+    write(folder / "query" / "train" / "mbeir_shop_task0_train.jsonl", query("1:7", "x", positives=["1:1"]))
+    with pytest.raises(DataError, match=r"mbeir_union_train_cand_pool\.jsonl: no such file"):
+        load(folder, split="train")
+    write(folder / "cand_pool" / "global" / "mbeir_union_train_cand_pool.jsonl", candidate("1:1", "words"))
+    data = load(folder, split="train")
+    assert data.tasks["shop_task0"].pool is data.union
+    assert [item.text for item in data.union.items] == ["words"]
+
+
 def test_unknown_ids_are_listed_and_too_many_stop(folder):
     qrels = folder / "qrels" / "test" / "mbeir_shop_task0_test_qrels.txt"
     write(qrels, "1:0 0 1:0 1 0", "1:0 0 1:7 1 0", "1:1 0 1:8 1 0", "1:9 0 1:0 1 0")
