@@ -2,7 +2,27 @@
 
 from erel_jax.retrieval.coded import rescored, search_coded
 from erel_jax.retrieval.exact import search_exact
+from erel_jax.retrieval.folder import load_index, save_index
 from erel_jax.retrieval.hits import Hits
+from erel_jax.retrieval.index import Found, Index, Measured, add, build_index, compacted, delete, search_index
 from erel_jax.retrieval.screened import ScreenedCorpus, screened_corpus, search_screened
 
-__all__ = ["Hits", "ScreenedCorpus", "rescored", "screened_corpus", "search_coded", "search_exact", "search_screened"]
+__all__ = [
+    "Found",
+    "Hits",
+    "Index",
+    "Measured",
+    "ScreenedCorpus",
+    "add",
+    "build_index",
+    "compacted",
+    "delete",
+    "load_index",
+    "rescored",
+    "save_index",
+    "screened_corpus",
+    "search_coded",
+    "search_exact",
+    "search_index",
+    "search_screened",
+]

@@ -1,0 +1,245 @@
+"""An index: vectors under ids, stored by a code, with what it measured about itself.
+
+    index = build_index(ids, vectors, code=eden(256), keep_vectors=True)
+    print(index.measured.describe())
+    found = search_index(index, queries, 10)
+    index = add(index, more_ids, more_vectors)
+    index = delete(index, [17, 23])
+    save_index(folder, index)
+
+An index is a value: `add` and `delete` return another one that shares what has not changed. Deleted rows are masked and
+leave with `compacted`, which `save_index` does by itself.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from erel_jax.errors import ConfigError
+from erel_jax.retrieval.checks import check_vectors
+from erel_jax.retrieval.coded import rescored, search_coded
+from erel_jax.retrieval.codes.code import Code
+from erel_jax.retrieval.codes.floats import Float32
+from erel_jax.retrieval.exact import search_exact
+from erel_jax.retrieval.hits import Hits
+from erel_jax.retrieval.ids import as_ids, ids_of, rows_of
+
+SAMPLE, TOP = 100, 10
+AGAIN = 4
+"""Hits per wanted hit that are scored again where vectors are kept."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What building an index showed.
+
+    Attributes:
+        recall: share of the exact ten best that a search finds, over some of the index's own rows as queries.
+        bytes_per_vector: of the code, and of the kept vectors.
+        build_seconds: spent encoding.
+        query_seconds: median time of one query by itself.
+        wanted_recall: what was asked for, None for nothing.
+    """
+
+    recall: float
+    bytes_per_vector: int
+    build_seconds: float
+    query_seconds: float
+    wanted_recall: float | None = None
+
+    def describe(self) -> str:
+        """One line for a person; below the recall asked for it says what to change."""
+        line = (
+            f"recall@{TOP} {self.recall:.3f} against exact search, {self.bytes_per_vector:,} bytes per vector, "
+            f"built in {self.build_seconds:.1f} s, {1e3 * self.query_seconds:.1f} ms per query"
+        )
+        if self.wanted_recall is None or self.recall >= self.wanted_recall:
+            return line
+        return (
+            f"{line}. That is below the recall of {self.wanted_recall:g} asked for: take more bits per dimension, or "
+            "keep_vectors=True, which scores the best hits again"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Index:
+    """Vectors under ids.
+
+    Attributes:
+        code: how vectors are stored.
+        ids: int64[N] or text[N].
+        stored: what the code keeps of each row.
+        alive: bool[N], False for deleted rows.
+        vectors: float32[N, E] where they are kept for scoring again, else None.
+        measured: what building it showed, None before it was measured.
+    """
+
+    code: Code
+    ids: np.ndarray
+    stored: Mapping[str, np.ndarray]
+    alive: np.ndarray
+    vectors: np.ndarray | None = None
+    measured: Measured | None = None
+
+    def __len__(self) -> int:
+        return int(self.alive.sum())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """Ids [Q, K] of the best rows, best first (-1 or "" where there are fewer), and their scores float32[Q, K]."""
+
+    ids: np.ndarray
+    scores: np.ndarray
+
+
+def build_index(
+    ids: Sequence[int] | Sequence[str] | np.ndarray,
+    vectors: np.ndarray,
+    *,
+    code: Code | None = None,
+    keep_vectors: bool = False,
+    wanted_recall: float | None = None,
+    sample: int = SAMPLE,
+) -> Index:
+    """Encodes vectors, and measures the search over them against the exact one.
+
+    Args:
+        ids: N whole numbers from 0 or texts, each once.
+        vectors: float[N, E].
+        code: how to store them; `Float32` when None.
+        keep_vectors: keep them as they are too, in memory or where they are mapped from, to score the best hits again.
+        wanted_recall: recall@10 that the search should reach; falling short is no error, `measured.describe()` says so.
+        sample: rows to measure with, as noisy queries; 0 measures nothing.
+
+    Raises:
+        ConfigError, NonFiniteError: as `check_vectors` and `as_ids`, or ids and vectors differ in number.
+        DataError: an id occurs twice.
+    """
+    ids, vectors = as_ids(ids), np.asarray(vectors)
+    check_vectors("vectors", vectors)
+    if len(ids) != len(vectors):
+        raise ConfigError(f"got {len(ids)} ids and {len(vectors)} vectors, expected one id per vector.")
+    if wanted_recall is not None and not 0 < wanted_recall <= 1:
+        raise ConfigError(f"wanted_recall is {wanted_recall}, expected above 0 and at most 1.")
+    code = code or Float32(vectors.shape[1])
+    begun = time.perf_counter()
+    index = Index(
+        code=code,
+        ids=ids,
+        stored=code.encode(vectors),
+        alive=np.ones(len(ids), bool),
+        vectors=vectors if keep_vectors else None,
+    )
+    seconds = time.perf_counter() - begun
+    if not sample:
+        return index
+    return dataclasses.replace(index, measured=_measured(index, vectors, sample, seconds, wanted_recall))
+
+
+def search_index(index: Index, queries: np.ndarray, k: int, *, among: np.ndarray | None = None) -> Found:
+    """The ids of the K best rows of each query.
+
+    Args:
+        index: where to search.
+        queries: float[Q, E].
+        k: hits per query; where vectors are kept, four times as many are found by code and scored again.
+        among: ids that may be found; None allows all. Unknown ones are an error.
+
+    Raises:
+        ConfigError, NonFiniteError: as `search_coded`.
+        DataError: an unknown id in `among`.
+    """
+    mask = index.alive
+    if among is not None:
+        mask = np.zeros(len(index.ids), bool)
+        mask[rows_of(index.ids, np.asarray(among))] = True
+        mask &= index.alive
+    hits = _hits(index, queries, k, mask)
+    return Found(ids=ids_of(index.ids, hits.rows), scores=hits.scores)
+
+
+def add(index: Index, ids: Sequence[int] | Sequence[str] | np.ndarray, vectors: np.ndarray) -> Index:
+    """The index with more rows; nothing that is stored is encoded again.
+
+    Raises:
+        ConfigError, NonFiniteError: as `build_index`, or ids of the other kind.
+        DataError: an id is there already; delete it first.
+    """
+    new, vectors = as_ids(ids), np.asarray(vectors)
+    check_vectors("vectors", vectors, index.code.width)
+    if len(new) != len(vectors) or (new.dtype.kind == "U") != (index.ids.dtype.kind == "U"):
+        raise ConfigError(
+            f"got {len(new)} ids of {new.dtype} for {len(vectors)} vectors; expected one per vector, like "
+            f"{index.ids.dtype}."
+        )
+    index = compacted(index)
+    more = index.code.encode(vectors)
+    together = np.concatenate([index.ids, new])
+    return dataclasses.replace(
+        index,
+        ids=as_ids(together),
+        stored={name: np.concatenate([values, more[name]]) for name, values in index.stored.items()},
+        alive=np.ones(len(together), bool),
+        vectors=None if index.vectors is None else np.concatenate([index.vectors, vectors.astype(np.float32)]),
+    )
+
+
+def delete(index: Index, ids: Sequence[int] | Sequence[str] | np.ndarray) -> Index:
+    """The index without some ids; they are masked at once and leave with `compacted`.
+
+    Raises:
+        DataError: an id is unknown or was deleted before.
+    """
+    present = np.flatnonzero(index.alive)
+    alive = index.alive.copy()
+    alive[present[rows_of(index.ids[present], as_ids(ids))]] = False
+    return dataclasses.replace(index, alive=alive)
+
+
+def compacted(index: Index) -> Index:
+    """The index without the rows that were deleted."""
+    if index.alive.all():
+        return index
+    kept = np.flatnonzero(index.alive)
+    return dataclasses.replace(
+        index,
+        ids=index.ids[kept],
+        stored={name: values[kept] for name, values in index.stored.items()},
+        alive=np.ones(len(kept), bool),
+        vectors=None if index.vectors is None else index.vectors[kept],
+    )
+
+
+def _hits(index: Index, queries: np.ndarray, k: int, mask: np.ndarray) -> Hits:
+    if index.vectors is None:
+        return search_coded(index.code, index.stored, queries, k, mask=mask)
+    return rescored(search_coded(index.code, index.stored, queries, AGAIN * k, mask=mask), index.vectors, queries, k)
+
+
+def _measured(index: Index, vectors: np.ndarray, sample: int, seconds: float, wanted: float | None) -> Measured:
+    """Queries are rows with noise of a fifth of their length: rows themselves would be too easy to find."""
+    draw = np.random.default_rng(0)
+    rows = np.sort(draw.choice(len(vectors), min(sample, len(vectors)), replace=False))
+    near = np.asarray(vectors[rows], np.float32)
+    noise = draw.standard_normal(near.shape).astype(np.float32)
+    lengths = np.linalg.norm(near, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
+    queries = near + 0.2 * lengths * noise
+    k = min(TOP, len(vectors))
+    truth, found = search_exact(vectors, queries, k).rows, _hits(index, queries, k, index.alive).rows
+    shares = [len(set(a) & set(b)) / k for a, b in zip(found.tolist(), truth.tolist(), strict=True)]
+    times = []
+    for query in queries[:6]:
+        begun = time.perf_counter()
+        _hits(index, query[None], k, index.alive)
+        times.append(time.perf_counter() - begun)
+    kept = 0 if index.vectors is None else index.vectors.itemsize * index.vectors.shape[1]
+    return Measured(
+        recall=float(np.mean(shares)),
+        bytes_per_vector=index.code.bytes_per_vector + kept,
+        build_seconds=seconds,
+        query_seconds=float(np.median(times[1:] or times)),
+        wanted_recall=wanted,
+    )
