@@ -82,11 +82,9 @@ def reinforce(
         teacher: from copies uint8[batch, H, W, C] to embeddings float[batch, E]; always called with `batch` pictures.
         width: E.
         identity: fingerprints by what they identify, at least of the teacher's weights and of the data.
-        copies: copies of each picture.
-        seed: of the whole set.
+        copies, seed: copies of each picture, and the seed of the whole set.
         augmentation: what may happen to copies; None is `Augmentation()`.
-        batch: pictures per call, which is also the store's chunk.
-        storage: "bfloat16", or "int8" with a scale per row.
+        batch, storage: pictures per call, which is also the store's chunk, and how embeddings are kept (`Layout`).
         progress: called with (stage, copies done, copies in all).
 
     Returns:
@@ -101,13 +99,7 @@ def reinforce(
     copies. Texts are not augmented: store their embeddings the same way with `data.state_store`.
     """
     chosen = augmentation or Augmentation()
-    if images.ndim != 4 or images.dtype != np.uint8 or len(images) == 0:
-        raise ConfigError(f"images are {images.dtype}{list(images.shape)}, expected uint8[N, H, W, C] with N above 0.")
-    if copies < 1 or not identity:
-        raise ConfigError(
-            f"got {copies} copies and identity {dict(identity)}, expected at least one copy, and fingerprints of the "
-            "teacher and the data, without which a store of another teacher would pass for this one's."
-        )
+    _check(images, copies, identity)
     count = len(images)
 
     def encode(start: int, stop: int) -> np.ndarray:
@@ -126,3 +118,13 @@ def reinforce(
         progress=progress,
     )
     return ReinforcedSet(store=store, rows=count, copies=copies, seed=seed, augmentation=chosen)
+
+
+def _check(images: np.ndarray, copies: int, identity: Mapping[str, str]) -> None:
+    if images.ndim != 4 or images.dtype != np.uint8 or len(images) == 0:
+        raise ConfigError(f"images are {images.dtype}{list(images.shape)}, expected uint8[N, H, W, C] with N above 0.")
+    if copies < 1 or not identity:
+        raise ConfigError(
+            f"got {copies} copies and identity {dict(identity)}, expected at least one of each: without fingerprints "
+            "of the teacher and the data, a store of others would pass for theirs."
+        )
