@@ -130,9 +130,9 @@ def quarter_student(
         flops_fraction: the most it may cost, as a share of one forward pass of the teacher.
 
     Returns:
-        (encoder, parameters) of the student: √fraction of the heads, rounded down but at least one; as many layers as
-        the budget allows, spread evenly over the teacher's; the feed-forward width lowered by up to a half to keep
-        more layers.
+        (encoder, parameters) of the student: √fraction of the heads, rounded, at least one; as many layers as the
+        budget allows, spread evenly over the teacher's; the feed-forward width lowered by up to a half to keep more
+        layers.
 
     Raises:
         ConfigError: even one layer costs more, or the fraction is not in (0, 1].
@@ -144,7 +144,7 @@ def quarter_student(
         raise ConfigError(f"flops_fraction is {flops_fraction}, expected above 0 and at most 1.")
     config = encoder.config
     budget = flops_fraction * flops_of(encoder)
-    fraction = max(1, int(config.heads * math.sqrt(flops_fraction) + 1e-9)) / config.heads
+    fraction = max(1, round(config.heads * math.sqrt(flops_fraction))) / config.heads
     for layers in range(config.layers, 0, -1):
         mlp_width = _mlp_width_within(config, fraction, layers, budget)
         if mlp_width is not None:

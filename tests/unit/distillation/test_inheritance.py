@@ -197,6 +197,13 @@ def test_a_quarter_of_a_real_size_is_half_the_heads_and_all_layers():
     assert 0.23 < distillation.flops_of(student) / distillation.flops_of(teacher) <= 0.25
 
 
+def test_a_little_less_than_a_quarter_keeps_half_the_heads():
+    teacher = bert(dataclasses.replace(BertConfig.tiny(), width=64, heads=4, mlp_width=256))
+    student, _ = quarter_student(teacher, drawn(teacher), flops_fraction=0.24)
+    share = distillation.flops_of(student) / distillation.flops_of(teacher)
+    assert student.config.heads == 2 and 0.15 < share <= 0.24
+
+
 VIT = ENCODERS["vit"].build(VitConfig.tiny())
 
 
