@@ -3,11 +3,11 @@
     python experiments/mbeir_shapes.py DIR
 
 Writes five tasks with a train and a test split. From a text to its picture (`shapes_task0`); from a picture to its
-caption (`shapes_task3`), to the name of its color (`colors_task3`) or to the name of its form (`forms_task3`); and from
-a picture with the name of a color to the same form in that color (`recolor_task7`). The three tasks that start from a
-picture have the same queries, so only the instruction tells what is sought. There are 36 combinations of form and
-color; pictures of 16x16 pixels differ in place, size and noise. Of each combination both pools of pictures have a
-drawing of their own, and the one of the other pool is right as well.
+caption (`shapes_task3`), to the name of its color (`colors_task3`) or to the name of its pattern (`patterns_task3`);
+and from a picture with the name of a color to the same pattern in that color (`recolor_task7`). The three tasks that
+start from a picture have the same queries, so only the instruction tells what is sought. There are 36 combinations of
+pattern and color, on rectangles that differ in place, size, brightness and noise, in pictures of 16x16 pixels. Of each
+combination both pools of pictures have a drawing of their own, and the one of the other pool is right as well.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import numpy as np
 from erel_jax.data.images import encode_png
 
 SIDE = 16
-FORMS = ("disk", "frame", "bar", "pole", "cross", "stairs")
+PATTERNS = ("plain", "rows", "columns", "checks", "dots", "slants")
 COLORS = {
     "red": (220, 40, 40),
     "green": (40, 180, 60),
@@ -31,13 +31,18 @@ COLORS = {
     "purple": (170, 50, 190),
 }
 GROUND = (25, 25, 25)
-COMBINATIONS = list(itertools.product(FORMS, COLORS))
+COMBINATIONS = list(itertools.product(PATTERNS, COLORS))
 # Name of the task, number of its data set, modalities, wordings.
 TASKS = {
     "shapes_task0": (0, "text", "image", ("Find this picture", "Which picture shows this", "Show me", "Draw it")),
     "shapes_task3": (0, "image", "text", ("Describe this", "What is shown here", "Find a caption", "Say what it is")),
     "colors_task3": (1, "image", "text", ("Name the color", "Which color is it", "What color", "Tell its color")),
-    "forms_task3": (2, "image", "text", ("Name the form", "Which form is it", "What form", "Tell its form")),
+    "patterns_task3": (
+        2,
+        "image",
+        "text",
+        ("Name the pattern", "Which pattern is it", "What pattern", "Tell its pattern"),
+    ),
     "recolor_task7": (3, "image,text", "image", ("Change the color", "The same in this color", "Color it", "Recolor")),
 }
 
@@ -81,7 +86,7 @@ class Split:
             "shapes_task0": drawings[0],
             "shapes_task3": [worded(0, size + row, caption(*c)) for row, c in enumerate(COMBINATIONS)],
             "colors_task3": [worded(1, row, color) for row, color in enumerate(COLORS)],
-            "forms_task3": [worded(2, row, form) for row, form in enumerate(FORMS)],
+            "patterns_task3": [worded(2, row, pattern) for row, pattern in enumerate(PATTERNS)],
             "recolor_task7": drawings[3],
         }
         for name, entries in pools.items():
@@ -89,14 +94,14 @@ class Split:
         self.pool("global/mbeir_union", [entry for entries in pools.values() for entry in entries])
         asked: dict[str, list[dict[str, Any]]] = {name: [] for name in TASKS}
         for row in self.draw.integers(0, size, count).tolist():
-            form, color = COMBINATIONS[row]
+            pattern, color = COMBINATIONS[row]
             path = self.picture(row)
             wanted = str(self.draw.choice([name for name in COLORS if name != color]))
-            target = COMBINATIONS.index((form, wanted))
-            asked["shapes_task0"].append(query(caption(form, color), None, [f"0:{row}", f"3:{row}"]))
+            target = COMBINATIONS.index((pattern, wanted))
+            asked["shapes_task0"].append(query(caption(pattern, color), None, [f"0:{row}", f"3:{row}"]))
             asked["shapes_task3"].append(query(None, path, [f"0:{size + row}"]))
             asked["colors_task3"].append(query(None, path, [f"1:{list(COLORS).index(color)}"]))
-            asked["forms_task3"].append(query(None, path, [f"2:{FORMS.index(form)}"]))
+            asked["patterns_task3"].append(query(None, path, [f"2:{PATTERNS.index(pattern)}"]))
             asked["recolor_task7"].append(query(wanted, path, [f"3:{target}", f"0:{target}"]))
         for name, entries in asked.items():
             self.task(name, entries)
@@ -141,24 +146,25 @@ def worded(number: int, row: int, text: str) -> dict[str, Any]:
     return {"did": f"{number}:{row}", "txt": text, "img_path": None, "modality": "text"}
 
 
-def caption(form: str, color: str) -> str:
+def caption(pattern: str, color: str) -> str:
     """The text of a combination."""
-    return f"a {color} {form}"
+    return f"{color} {pattern}"
 
 
-def drawn(form: str, color: str, draw: np.random.Generator) -> np.ndarray:
-    """uint8[16, 16, 3] of a combination, at another place and in another size each time."""
-    down, right = np.mgrid[:SIDE, :SIDE] + 0.5 - draw.uniform(7.0, 9.0, (2, 1, 1))
-    y, x, size = abs(down), abs(right), draw.uniform(0.8, 1.2)
+def drawn(pattern: str, color: str, draw: np.random.Generator) -> np.ndarray:
+    """uint8[16, 16, 3] of a combination, on another rectangle each time."""
+    y, x = np.mgrid[:SIDE, :SIDE]
     inside = {
-        "disk": y**2 + x**2 < (4.5 * size) ** 2,
-        "frame": np.maximum(y, x) > 5.0 * size,
-        "bar": y < 2.5 * size,
-        "pole": x < 2.5 * size,
-        "cross": abs(y - x) < 1.8 * size,
-        "stairs": down > right,
-    }[form]
-    colors = np.where(inside[..., None], COLORS[color], GROUND)
+        "plain": np.ones((SIDE, SIDE), bool),
+        "rows": y % 4 < 2,
+        "columns": x % 4 < 2,
+        "checks": (y % 4 < 2) != (x % 4 < 2),
+        "dots": (y % 4 < 2) & (x % 4 < 2),
+        "slants": (y + x) % 4 < 2,
+    }[pattern]
+    (top, left), (height, width) = draw.integers(0, 5, 2), draw.integers(10, 13, 2)
+    inside = inside & (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
+    colors = np.where(inside[..., None], draw.uniform(0.8, 1.0) * np.array(COLORS[color]), GROUND)
     return np.clip(colors + draw.normal(0, 8, colors.shape), 0, 255).astype(np.uint8)
 
 

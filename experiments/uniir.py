@@ -10,9 +10,11 @@ Two models are trained, with and without instructions; the first is also asked w
 own pool and in the union of all pools, with hit-style recall. A JSON line per task, pool and model goes to standard
 output, then one per model with averages and costs; the table goes to standard error.
 
-`--preset tiny` draws shapes (mbeir_shapes.py) and trains towers of two layers from nothing. Three of its five tasks ask
-something else about the same pictures, so in the union pool a model without instructions can be right about a third of
-them at best.
+`--preset tiny` draws shapes (mbeir_shapes.py) and trains towers of two layers from nothing, 300 steps each. Three of
+its five tasks ask something else about the same pictures, and a text without instruction is nearest to its own caption.
+Measured with `--fusion score`, mean hit_recall@1 of the five tasks on 2 cores (AMD EPYC, Zen 4): in the union pool
+1.000 with instructions, .197 for the model trained without, .080 for the first one asked without; in their own pools
+.997 to 1.000 for all three, since there the pool says what is sought.
 """
 
 import argparse
@@ -87,10 +89,18 @@ class Settings:
             raise ConfigError(f"got {self}; expected batch, sub_batch, epochs and text_length of at least 1.")
 
 
-def tiny(folder: str, fusion: str = "score", epochs: int = 5, seed: int = 0) -> Settings:
-    """A run on drawn shapes that takes well under a minute on two cores."""
+def tiny(folder: str, fusion: str = "score", epochs: int | None = None, seed: int = 0) -> Settings:
+    """A run on drawn shapes that takes about a minute on two cores; feature fusion learns more slowly."""
+    rate, needed = (3e-3, 4) if fusion == "score" else (1e-3, 8)
     return Settings(
-        data=folder, fusion=fusion, batch=64, epochs=epochs, rate=2e-3, fusion_rate=2e-3, text_length=12, seed=seed
+        data=folder,
+        fusion=fusion,
+        batch=64,
+        epochs=needed if epochs is None else epochs,
+        rate=rate,
+        fusion_rate=rate,
+        text_length=12,
+        seed=seed,
     )
 
 
@@ -223,8 +233,13 @@ def small(settings: Settings, data: MbeirData) -> tuple[Callable, Callable, dict
     return (
         tokenizer.encode,
         lambda pictures: np.stack(pictures).astype(np.float32) / 127.5 - 1.0,
-        {name: (tower, module.init(key, tower.module.spec)) for name, tower in (("text", text), ("image", image))},
+        {name: (tower, drawn(key, tower.module.spec)) for name, tower in (("text", text), ("image", image))},
     )
+
+
+def drawn(key: jax.Array, spec: Any) -> Any:
+    """First parameters of a narrow tower: the usual 0.02 is meant for ten times the width and starts too slowly."""
+    return jax.tree.map(lambda p: 4.0 * p if p.ndim > 1 else p, module.init(key, spec))
 
 
 # ---------------------------------------------------------------- training
@@ -492,5 +507,5 @@ if __name__ == "__main__":
         main(Settings(data=options.data, fusion=options.fusion, seed=options.seed, **given))
     else:
         with tempfile.TemporaryDirectory() as folder:
-            drawn = options.data or str(shapes.main(folder, seed=options.seed))
-            main(dataclasses.replace(tiny(drawn, options.fusion, seed=options.seed), **given))
+            data = options.data or str(shapes.main(folder, seed=options.seed))
+            main(dataclasses.replace(tiny(data, options.fusion, seed=options.seed), **given))

@@ -22,7 +22,7 @@ from erel_jax.interop.image_processor import vit_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "experiments" / "uniir.py"
-SIZES = {"shapes_task0": 36, "shapes_task3": 36, "colors_task3": 6, "forms_task3": 6, "recolor_task7": 36}
+SIZES = {"shapes_task0": 36, "shapes_task3": 36, "colors_task3": 6, "patterns_task3": 6, "recolor_task7": 36}
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +46,12 @@ def test_drawn_shapes_are_a_sound_folder_in_which_one_query_means_three_things(f
         assert {name: len(task.pool) for name, task in data.tasks.items()} == SIZES
         assert len(data.union) == sum(SIZES.values())
         assert data.left_out == {}
-        same = [data.tasks[name] for name in ("shapes_task3", "colors_task3", "forms_task3")]
+        same = [data.tasks[name] for name in ("shapes_task3", "colors_task3", "patterns_task3")]
         assert len({tuple(query.image for query in task.queries) for task in same}) == 1
         assert {text for task in same for text in data.texts(task, None)} == {""}
         for row in range(count):
-            caption, color, form = (task.pool.items[task.positives(task.pool)[row, 0]].text for task in same)
-            assert caption == f"a {color} {form}"
+            caption, color, pattern = (task.pool.items[task.positives(task.pool)[row, 0]].text for task in same)
+            assert caption == f"{color} {pattern}"
             assert len({data.texts(task, 0)[row] for task in same}) == 3
         assert len({query.id for task in data.tasks.values() for query in task.queries}) == 5 * count
         recolor = data.tasks["recolor_task7"]
