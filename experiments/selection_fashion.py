@@ -55,11 +55,14 @@ CELL, ANGLES = 8, 9
 
 
 class Pairs(NamedTuple):
-    """Features of N pairs: float32[N, D] pictures, int32[N, COLUMNS] words of captions, int32[N] caption groups."""
+    """Features of N pairs: float32[N, D] pictures, int32[N, COLUMNS] words of captions, int32[N] caption groups.
 
-    pictures: np.ndarray
-    captions: np.ndarray
-    group: np.ndarray
+    Arrays of the host, of the device, or shapes.
+    """
+
+    pictures: Any
+    captions: Any
+    group: Any
 
 
 # ---------------------------------------------------------------- settings

@@ -273,9 +273,9 @@ def scoring(log_scale: jax.Array, captions: jax.Array, pictures: jax.Array) -> S
     InfoNCE has no bias: a softmax says yes where a logit exceeds the log of the sum over the others. The mean of that
     over the first rows is what the sigmoid must exceed.
     """
-    sides = [side / jnp.linalg.norm(side, axis=1, keepdims=True) for side in (captions, pictures)]
-    logits = losses.clamped_scale(log_scale) * sides[0][:BIAS_ROWS] @ sides[1][:BIAS_ROWS].T
-    return ScoringModel(*sides, log_scale, -jnp.mean(jax.nn.logsumexp(logits, axis=1)))
+    texts, images = (side / jnp.linalg.norm(side, axis=1, keepdims=True) for side in (captions, pictures))
+    logits = losses.clamped_scale(log_scale) * texts[:BIAS_ROWS] @ images[:BIAS_ROWS].T
+    return ScoringModel(texts, images, log_scale, -jnp.mean(jax.nn.logsumexp(logits, axis=1)))
 
 
 def followed(

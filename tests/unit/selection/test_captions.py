@@ -1,5 +1,7 @@
 """Caption rules, each by an example that breaks this rule alone."""
 
+from typing import Any, cast
+
 import pytest
 
 from erel_jax.errors import ConfigError, DataError
@@ -66,7 +68,7 @@ def test_bad_input():
     with pytest.raises(DataError, match=r"would remove all 2 rows \(1 empty, 1 too_few_words\)"):
         filter_captions(["", "short"])
     with pytest.raises(DataError, match="row 1 is int"):
-        caption_fingerprint(["a red shirt", 3])
+        caption_fingerprint(cast(Any, ["a red shirt", 3]))
     with pytest.raises(DataError, match="no rows"):
         filter_captions([])
     with pytest.raises(ConfigError, match="min_letter_share"):

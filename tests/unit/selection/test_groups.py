@@ -1,5 +1,7 @@
 """Group ids by equal texts, near-duplicates and both."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
@@ -48,4 +50,4 @@ def test_texts_may_be_long_but_must_be_texts():
     long = "red shirt " * 10_000
     assert group_equal_texts([long, "blue hat", long.upper(), long + "!"]).tolist() == [0, 1, 0, 2]
     with pytest.raises(DataError, match="text of row 1 is float"):
-        group_equal_texts(["red shirt", float("nan")])
+        group_equal_texts(cast(Any, ["red shirt", float("nan")]))

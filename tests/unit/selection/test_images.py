@@ -1,5 +1,7 @@
 """Image rules, each by a picture that breaks this rule alone."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
@@ -36,7 +38,7 @@ def test_bad_input():
     with pytest.raises(DataError, match=r"row 0 is float64\[4, 4\]"):
         filter_images([np.zeros((4, 4))])
     with pytest.raises(DataError, match="row 0 is list"):
-        filter_images([[[0, 1], [2, 3]]])
+        filter_images(cast(Any, [[[0, 1], [2, 3]]]))
     with pytest.raises(DataError, match=r"row 0 is uint8\[4, 4, 0\]"):
         filter_images([np.zeros((4, 4, 0), np.uint8)])
     with pytest.raises(DataError, match="would remove all 1 rows"):

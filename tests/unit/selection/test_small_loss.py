@@ -1,5 +1,7 @@
 """Small-loss cleaning on shuffled captions, and the losses that go with it."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,7 +120,7 @@ def test_bad_input():
     with pytest.raises(ConfigError, match="blocks of one pair"):
         pair_losses(queries[:1], items[:1])
     with pytest.raises(ConfigError, match=r"group ids are object\[8\], first odd ones at \[2\]"):
-        pair_losses(queries, items, group=[0, 1, None, 3, 4, 5, 6, 7])
+        pair_losses(queries, items, group=cast(Any, [0, 1, None, 3, 4, 5, 6, 7]))
     for temperature in (0.0, -1.0, np.nan):
         with np.errstate(all="ignore"), pytest.raises(ConfigError, match=r"log_scale is .*temperature above 0"):
             pair_losses(queries, items, log_scale=float(-np.log(np.float64(temperature))))
