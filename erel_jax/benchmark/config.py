@@ -24,7 +24,7 @@ class BenchConfig:
     """retrieval: find the picture of a text and the text of a picture. recommendation: predict a user's next item."""
 
     data: str | None = None
-    """retrieval: glyphs, openmoji, fashion, or a folder or CSV/TSV/JSONL file with image paths and texts.
+    """retrieval: glyphs, openmoji, fashion, a folder or CSV/TSV/JSONL/Parquet file with images and texts, or tfds:NAME.
     recommendation: a TSV of `user<TAB>item item …`, oldest first, an .npz of sequences, or a folder with users.tsv,
     items.tsv, texts/<modality>.tsv and images, or MovieLens-1M. Default: glyphs."""
 
@@ -32,7 +32,14 @@ class BenchConfig:
     """TSV of `item<TAB>title`, for recommendation."""
 
     images: Path | None = None
-    """Folder or zip with the images: the source files of openmoji or fashion, or `<item>.jpg` for recommendation."""
+    """Folder or zip with the images: the source files of openmoji or fashion, the data folder of a tfds: data set, or
+    `<item>.jpg` for recommendation."""
+
+    image_key: str | None = None
+    """Retrieval: image feature of a `tfds:` data set that has several."""
+
+    text_key: str | None = None
+    """Retrieval: text or label feature of a `tfds:` data set that has several, with `/` between nested names."""
 
     text_encoder: str | None = None
     """Hugging Face id or folder of the text encoder. Default for retrieval: a small one trained on glyphs."""

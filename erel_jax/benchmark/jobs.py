@@ -59,7 +59,9 @@ def job_fingerprint(config: BenchConfig, job: Job) -> str:
         # The pictures that a table names lie anywhere. What is wrong with a source, the job `prepare` says.
         if config.data not in NAMES:
             with contextlib.suppress(DataError, ConfigError):
-                parts.append(find_source(config.data, config.images, config.items).recipe)
+                parts.append(
+                    find_source(config.data, config.images, config.items, config.image_key, config.text_key).recipe
+                )
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
 
 

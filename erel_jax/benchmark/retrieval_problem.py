@@ -107,5 +107,7 @@ def load_data(config: BenchConfig, cache: Path) -> RetrievalData:
         cache_dir=cache,
         images=config.images,
         items=config.items,
+        image_key=config.image_key,
+        text_key=config.text_key,
         bad_records=config.out_folder / "bad_records.jsonl",
     )

@@ -117,7 +117,7 @@ def _check_inputs(config: BenchConfig) -> None:
 
         # Pictures of the builders are hashed whole there, which the worker does.
         if config.data not in ("openmoji", "fashion"):
-            find_source(config.data or "glyphs", config.images, config.items)
+            find_source(config.data or "glyphs", config.images, config.items, config.image_key, config.text_key)
         return
     from erel_jax.data.item_sources import check_folder
 

@@ -48,6 +48,7 @@ CHANGES = {
     "image_encoder": "b", "epochs": 4, "batch_size": 32, "seconds_per_method": 2.0, "precision": "bfloat16",
     "sub_batch": 8, "state_storage": "int8", "state_placement": "streamed",
     "modalities": "text", "split": "cold",
+    "image_key": "photo", "text_key": "title",
 }  # fmt: skip
 HARMLESS = {"methods": "full", "seeds": 5, "out": Path("b"), "cache": Path("b"), "fresh": False}
 
@@ -58,3 +59,13 @@ def test_fingerprint_covers_what_changes_a_measurement_and_nothing_else():
     assert len(changed | {FULL.fingerprint()}) == len(CHANGES) + 1
     for name, value in HARMLESS.items():
         assert dataclasses.replace(FULL, **{name: value}).fingerprint() == FULL.fingerprint(), name
+
+
+def test_keys_of_features_reach_the_reader(monkeypatch, tmp_path):
+    from erel_jax.benchmark import retrieval_problem
+
+    given = {}
+    monkeypatch.setattr(retrieval_problem, "load_retrieval", lambda *places, **named: given.update(named))
+    config = BenchConfig(data="tfds:shop/large", image_key="photo", text_key="captions/text", out=tmp_path)
+    retrieval_problem.load_data(config, tmp_path)
+    assert (given["image_key"], given["text_key"]) == ("photo", "captions/text")
