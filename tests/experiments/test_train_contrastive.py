@@ -35,6 +35,7 @@ def row_of(done) -> dict:
     return json.loads(line)
 
 
+@pytest.mark.slow
 def test_the_tiny_preset_trains_and_writes_two_encoders(plain_environment, tmp_path):
     done = run(tmp_path / "out", environment=plain_environment)
     row = row_of(done)
