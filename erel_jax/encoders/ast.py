@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from erel_jax.encoders.encoded import Encoder
 from erel_jax.encoders.signals import check_audio
+from erel_jax.encoders.stack_config import StackConfig
 from erel_jax.encoders.states import block_layer
 from erel_jax.encoders.token_head import with_token_head
 from erel_jax.encoders.tower import Entry, tower
@@ -19,7 +20,6 @@ from erel_jax.encoders.vit import with_first_tokens
 from erel_jax.errors import ConfigError
 from erel_jax.layers import (
     FLOAT32,
-    BlockConfig,
     Precision,
     dense,
     extract_windows,
@@ -31,21 +31,15 @@ from erel_jax.module import ParamSpec, normal, zeros
 
 
 @dataclass(frozen=True, kw_only=True)
-class AstConfig:
+class AstConfig(StackConfig):
     """The architecture of an AST encoder; the defaults are that of AudioSet: 10 s in 1024 frames of 128 mel bins.
 
-    Attributes:
+    Attributes as of `StackConfig`, and:
         frames: time frames T of the spectrogram.
         bins: mel bins M.
         patch: side of a patch, in frames and bins.
         bin_stride: bins from one patch to the next.
         frame_stride: frames from one patch to the next.
-        width: model width D.
-        layers: transformer layers.
-        heads: attention heads H.
-        mlp_width: feed-forward width F.
-        activation: name of the feed-forward activation.
-        eps: epsilon of the layer norms.
     """
 
     frames: int = 1024
@@ -53,12 +47,6 @@ class AstConfig:
     patch: int = 16
     bin_stride: int = 10
     frame_stride: int = 10
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    mlp_width: int = 3072
-    activation: str = "gelu"
-    eps: float = 1e-12
 
     def __post_init__(self):
         if min(self.frames, self.bins) < self.patch or min(self.patch, self.bin_stride, self.frame_stride) < 1:
@@ -66,7 +54,7 @@ class AstConfig:
                 f"a spectrogram of {self.frames} frames and {self.bins} bins holds no patch of side {self.patch} at "
                 f"strides {self.frame_stride} and {self.bin_stride}."
             )
-        _ = self.block
+        StackConfig.__post_init__(self)
 
     @property
     def input_name(self) -> str:
@@ -82,18 +70,6 @@ class AstConfig:
     def tokens(self) -> int:
         """Number of tokens L with class and distillation token."""
         return self.patches + 2
-
-    @property
-    def block(self) -> BlockConfig:
-        """One layer of the stack."""
-        return BlockConfig(
-            width=self.width,
-            heads=self.heads,
-            mlp_width=self.mlp_width,
-            activation=self.activation,
-            norm="pre",
-            eps=self.eps,
-        )
 
     @classmethod
     def base(cls) -> "AstConfig":

@@ -14,17 +14,16 @@ import jax.numpy as jnp
 
 from erel_jax.encoders.encoded import Encoder
 from erel_jax.encoders.image_config import ImageConfig
+from erel_jax.encoders.stack_config import StackConfig
 from erel_jax.encoders.states import block_layer, check_pixels, check_text_inputs
-from erel_jax.encoders.tower import Entry, tower
-from erel_jax.encoders.vit import embed_image, image_embeddings_spec
+from erel_jax.encoders.tower import Entry, merging_entry, tower
+from erel_jax.encoders.vit import class_token, embed_image, image_embeddings_spec
 from erel_jax.errors import ConfigError
 from erel_jax.layers import (
     FLOAT32,
-    BlockConfig,
     Precision,
     dense,
     embed_tokens,
-    first_token,
     layer_norm,
     layer_norm_spec,
     stack_spec,
@@ -36,18 +35,12 @@ LEGACY_EOS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipTextConfig:
+class ClipTextConfig(StackConfig):
     """The architecture of a CLIP text tower; the defaults are that of ViT-B/32.
 
-    Attributes:
+    Attributes as of `StackConfig`, and:
         vocabulary: number of token ids.
-        width: model width D.
-        layers: transformer layers.
-        heads: attention heads H.
-        mlp_width: feed-forward width F.
         max_positions: longest text in tokens.
-        activation: name of the feed-forward activation.
-        eps: epsilon of the layer norms.
         projection: embedding width E, or None for no projection.
         eos_id: id of the end-of-text token. The first CLIP configurations say 2, which is not that token's id; there
             the position of the largest id is read instead.
@@ -55,7 +48,6 @@ class ClipTextConfig:
 
     vocabulary: int = 49408
     width: int = 512
-    layers: int = 12
     heads: int = 8
     mlp_width: int = 2048
     max_positions: int = 77
@@ -67,19 +59,7 @@ class ClipTextConfig:
     def __post_init__(self):
         if not 0 <= self.eos_id < self.vocabulary:
             raise ConfigError(f"eos_id {self.eos_id} is outside the vocabulary of {self.vocabulary} ids.")
-        _ = self.block
-
-    @property
-    def block(self) -> BlockConfig:
-        """One layer of the stack."""
-        return BlockConfig(
-            width=self.width,
-            heads=self.heads,
-            mlp_width=self.mlp_width,
-            activation=self.activation,
-            norm="pre",
-            eps=self.eps,
-        )
+        StackConfig.__post_init__(self)
 
     @classmethod
     def base_32(cls) -> "ClipTextConfig":
@@ -190,7 +170,8 @@ def clip_vision(config: ClipVisionConfig, precision: Precision = FLOAT32, *, rem
         pixels = check_pixels(inputs, config.image_size, config.channels)
         embedded = embed_image(params["embeddings"], pixels, config.patch, precision)
         x = layer_norm(params["embeddings"]["norm"], embedded, config.eps)
-        return Entry(x, block_layer(config.block, precision, None), first_token, None)
+        rules = {"pairs": config.merged_tokens, "protected": 1}
+        return merging_entry(x, config.block, precision, pool=class_token, **rules)
 
     def head(params: Any, pooled: jax.Array) -> jax.Array:
         return _project(params, layer_norm(params["final_norm"], pooled, config.eps), precision)

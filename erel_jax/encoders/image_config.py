@@ -3,43 +3,35 @@
 from dataclasses import dataclass
 from typing import Self
 
+from erel_jax.encoders.stack_config import StackConfig
 from erel_jax.errors import ConfigError
-from erel_jax.layers import BlockConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageConfig:
+class ImageConfig(StackConfig):
     """The architecture of a ViT or of one of its relatives; the defaults are of base size.
 
-    Attributes:
+    Attributes as of `StackConfig`, and:
         image_size: height and width of the input in pixels, a multiple of `patch`.
         patch: side of a patch in pixels.
         channels: color channels.
-        width: model width D.
-        layers: transformer layers.
-        heads: attention heads H.
-        mlp_width: feed-forward width F.
-        activation: name of the feed-forward activation.
-        eps: epsilon of the layer norms.
         trained_size: image size that the position table was trained for, where it is another one; the positions are
             then interpolated.
+        merged_tokens: pairs of patches that each layer merges into one (ToMe, `layers.token_merging`), at most half of
+            what it has; 0 for none.
     """
 
     image_size: int = 224
     patch: int = 16
     channels: int = 3
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    mlp_width: int = 3072
-    activation: str = "gelu"
-    eps: float = 1e-12
     trained_size: int | None = None
+    merged_tokens: int = 0
 
     def __post_init__(self):
+        check_merging(self.merged_tokens)
         check_patches(self.image_size, self.patch)
         check_patches(self.trained_size or self.image_size, self.patch)
-        _ = self.block
+        StackConfig.__post_init__(self)
 
     @property
     def patches(self) -> int:
@@ -51,18 +43,6 @@ class ImageConfig:
         """Number of tokens L with the class token."""
         return self.patches + 1
 
-    @property
-    def block(self) -> BlockConfig:
-        """One layer of the stack."""
-        return BlockConfig(
-            width=self.width,
-            heads=self.heads,
-            mlp_width=self.mlp_width,
-            activation=self.activation,
-            norm="pre",
-            eps=self.eps,
-        )
-
     @classmethod
     def tiny(cls) -> Self:
         """A few thousand parameters and about 10 tokens, for tests."""
@@ -73,3 +53,9 @@ def check_patches(image_size: int, patch: int) -> None:
     """Refuses an image size that is not a multiple of the patch size."""
     if patch < 1 or image_size < patch or image_size % patch:
         raise ConfigError(f"image_size {image_size} is not a multiple of patch {patch}.")
+
+
+def check_merging(merged_tokens: int) -> None:
+    """Refuses a negative number of merged tokens."""
+    if merged_tokens < 0:
+        raise ConfigError(f"got merged_tokens={merged_tokens}, expected 0 or more pairs per layer.")

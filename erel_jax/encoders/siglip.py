@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from erel_jax.encoders.encoded import Encoder
-from erel_jax.encoders.image_config import ImageConfig
+from erel_jax.encoders.image_config import ImageConfig, check_merging
+from erel_jax.encoders.stack_config import StackConfig
 from erel_jax.encoders.states import block_layer, check_pixels, check_text_inputs
 from erel_jax.encoders.token_head import with_token_head
-from erel_jax.encoders.tower import Entry, tower
+from erel_jax.encoders.tower import Entry, merging_entry, tower
 from erel_jax.errors import ConfigError
 from erel_jax.layers import (
     FLOAT32,
-    BlockConfig,
     Precision,
     dense,
     embed_patches,
@@ -33,31 +33,22 @@ from erel_jax.layers import (
     resize_positions,
     stack_spec,
 )
+from erel_jax.layers.token_merging import size_bias
 from erel_jax.module import ParamSpec, normal, zeros
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiglipTextConfig:
+class SiglipTextConfig(StackConfig):
     """The architecture of a SigLIP text tower; the defaults are that of SigLIP-B.
 
-    Attributes:
+    Attributes as of `StackConfig`, and:
         vocabulary: number of token ids.
-        width: model width D.
-        layers: transformer layers.
-        heads: attention heads H.
-        mlp_width: feed-forward width F.
         max_positions: length to which every text is padded.
-        activation: name of the feed-forward activation.
-        eps: epsilon of the layer norms.
         projection: embedding width E.
         pad_id: id of padding: 1 in SigLIP, 0 in SigLIP 2. Padded places are set to it whatever the batch holds there.
     """
 
     vocabulary: int = 32000
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    mlp_width: int = 3072
     max_positions: int = 64
     activation: str = "gelu_pytorch_tanh"
     eps: float = 1e-6
@@ -67,19 +58,7 @@ class SiglipTextConfig:
     def __post_init__(self):
         if not 0 <= self.pad_id < self.vocabulary:
             raise ConfigError(f"pad_id {self.pad_id} is outside the vocabulary of {self.vocabulary} ids.")
-        _ = self.block
-
-    @property
-    def block(self) -> BlockConfig:
-        """One layer of the stack."""
-        return BlockConfig(
-            width=self.width,
-            heads=self.heads,
-            mlp_width=self.mlp_width,
-            activation=self.activation,
-            norm="pre",
-            eps=self.eps,
-        )
+        StackConfig.__post_init__(self)
 
     @classmethod
     def so400m(cls) -> "SiglipTextConfig":
@@ -103,6 +82,7 @@ class SiglipVisionConfig(ImageConfig):
     eps: float = 1e-6
 
     def __post_init__(self):
+        check_merging(self.merged_tokens)
         for size in (self.image_size, self.trained_size or self.image_size):
             if not 1 <= self.patch <= size:
                 raise ConfigError(f"image_size {size} holds no patch of {self.patch} pixels.")
@@ -194,9 +174,9 @@ def siglip_vision(config: SiglipVisionConfig, precision: Precision = FLOAT32, *,
         x = embed_patches(embeddings["patch"], pixels, config.patch, precision)
         side = config.image_size // config.patch
         x = x + resize_positions(embeddings["position"]["table"], (side, side)).astype(x.dtype)[None]
-        return Entry(x, block_layer(config.block, precision, None), masked_mean, None)
+        return merging_entry(x, config.block, precision, pairs=config.merged_tokens, protected=0, pool=masked_mean)
 
-    def head(params: Any, tokens: jax.Array) -> jax.Array:
+    def head(params: Any, tokens: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
         return map_head(
             params["head"],
             tokens,
@@ -204,6 +184,7 @@ def siglip_vision(config: SiglipVisionConfig, precision: Precision = FLOAT32, *,
             activation_name=config.activation,
             eps=config.eps,
             precision=precision,
+            score_bias=None if sizes is None else size_bias(sizes),
         )
 
     width, rows = config.width, ((config.trained_size or config.image_size) // config.patch) ** 2

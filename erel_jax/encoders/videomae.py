@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from erel_jax.encoders.encoded import Encoder
 from erel_jax.encoders.image_config import check_patches
 from erel_jax.encoders.signals import check_video
+from erel_jax.encoders.stack_config import StackConfig
 from erel_jax.encoders.states import block_layer
 from erel_jax.encoders.token_head import with_token_head
 from erel_jax.encoders.tower import Entry, tower
 from erel_jax.errors import ConfigError, suggest
 from erel_jax.layers import (
     FLOAT32,
-    BlockConfig,
     Precision,
     dense,
     extract_tubelets,
@@ -37,21 +37,15 @@ MEAN_EPS = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoMaeConfig:
+class VideoMaeConfig(StackConfig):
     """The architecture of a VideoMAE encoder; the defaults are ViT-B/16 on 16 frames of 224 pixels.
 
-    Attributes:
+    Attributes as of `StackConfig`, and:
         image_size: height and width of a frame in pixels, a multiple of `patch`.
         patch: side of a tubelet in pixels.
         frames: frames of a video, a multiple of `tubelet`.
         tubelet: frames of a tubelet.
         channels: color channels.
-        width: model width D.
-        layers: transformer layers.
-        heads: attention heads H.
-        mlp_width: feed-forward width F.
-        activation: name of the feed-forward activation.
-        eps: epsilon of the layer norms.
         biases: whether queries and values have biases; keys never have.
         final_norm: "tokens", "mean" or "none": what the last norm is applied to.
     """
@@ -61,12 +55,6 @@ class VideoMaeConfig:
     frames: int = 16
     tubelet: int = 2
     channels: int = 3
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    mlp_width: int = 3072
-    activation: str = "gelu"
-    eps: float = 1e-12
     biases: bool = True
     final_norm: str = "tokens"
 
@@ -76,24 +64,12 @@ class VideoMaeConfig:
             raise ConfigError(f"frames {self.frames} is not a multiple of tubelet {self.tubelet}.")
         if self.final_norm not in FINAL_NORMS:
             raise ConfigError(f"unknown final_norm {self.final_norm!r}. {suggest(self.final_norm, FINAL_NORMS)}")
-        _ = self.block
+        StackConfig.__post_init__(self)
 
     @property
     def tokens(self) -> int:
         """Number of tubelets, which are the tokens L."""
         return self.frames // self.tubelet * (self.image_size // self.patch) ** 2
-
-    @property
-    def block(self) -> BlockConfig:
-        """One layer of the stack."""
-        return BlockConfig(
-            width=self.width,
-            heads=self.heads,
-            mlp_width=self.mlp_width,
-            activation=self.activation,
-            norm="pre",
-            eps=self.eps,
-        )
 
     @classmethod
     def base(cls) -> "VideoMaeConfig":
