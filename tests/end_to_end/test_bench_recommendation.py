@@ -5,6 +5,7 @@ import pytest
 from erel_jax.benchmark.record import read_records
 
 
+@pytest.mark.slow
 def test_from_sequences_to_a_report(erel, sequences, encoders, tmp_path) -> None:
     inputs = ("--data", sequences / "users.tsv", "--items", sequences / "items.tsv", "--images", sequences / "pictures")
     towers = ("--text-encoder", encoders["text"], "--image-encoder", encoders["image"])
