@@ -50,6 +50,8 @@ class BeitConfig(ImageConfig):
     read: str = "mean"
 
     def __post_init__(self):
+        if self.merged_tokens:
+            raise ConfigError("BEiT adds biases by relative position, which merged tokens lack: set merged_tokens=0.")
         ImageConfig.__post_init__(self)
         for name, value, known in (("relative", self.relative, RELATIVE), ("read", self.read, POOLED)):
             if value not in known:

@@ -17,13 +17,14 @@ from erel_jax.encoders.image_config import ImageConfig
 from erel_jax.encoders.stack_config import StackConfig
 from erel_jax.encoders.states import block_layer, check_pixels, check_text_inputs
 from erel_jax.encoders.tower import Entry, merging_entry, tower
-from erel_jax.encoders.vit import class_token, embed_image, image_embeddings_spec
+from erel_jax.encoders.vit import embed_image, image_embeddings_spec
 from erel_jax.errors import ConfigError
 from erel_jax.layers import (
     FLOAT32,
     Precision,
     dense,
     embed_tokens,
+    first_token,
     layer_norm,
     layer_norm_spec,
     stack_spec,
@@ -171,7 +172,7 @@ def clip_vision(config: ClipVisionConfig, precision: Precision = FLOAT32, *, rem
         embedded = embed_image(params["embeddings"], pixels, config.patch, precision)
         x = layer_norm(params["embeddings"]["norm"], embedded, config.eps)
         rules = {"pairs": config.merged_tokens, "protected": 1}
-        return merging_entry(x, config.block, precision, pool=class_token, **rules)
+        return merging_entry(x, config.block, precision, pool=first_token, **rules)
 
     def head(params: Any, pooled: jax.Array) -> jax.Array:
         return _project(params, layer_norm(params["final_norm"], pooled, config.eps), precision)

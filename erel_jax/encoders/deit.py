@@ -50,4 +50,5 @@ def deit(config: DeitConfig, precision: Precision = FLOAT32, *, remat: bool = Fa
         lambda inputs: check_pixels(inputs, config.image_size, config.channels),
         precision,
         remat=remat,
+        protected=2,
     )

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from erel_jax.encoders.encoded import Encoder
-from erel_jax.encoders.image_config import check_patches
+from erel_jax.encoders.image_config import check_merging, check_patches
 from erel_jax.encoders.signals import check_image_grid
 from erel_jax.encoders.vit import class_token_tower, image_embeddings_spec, with_first_tokens
 from erel_jax.errors import ConfigError
@@ -38,6 +38,7 @@ class Dinov2Config:
         eps: epsilon of the layer norms.
         gated: whether the feed-forward layers have a gate (SwiGLU).
         registers: number of register tokens.
+        merged_tokens: pairs of patches that each layer merges into one (ToMe); 0 for none.
     """
 
     image_size: int = 518
@@ -51,11 +52,13 @@ class Dinov2Config:
     eps: float = 1e-6
     gated: bool = False
     registers: int = 0
+    merged_tokens: int = 0
 
     def __post_init__(self):
         check_patches(self.image_size, self.patch)
         if self.registers < 0:
             raise ConfigError(f"got {self.registers} registers, expected 0 or more.")
+        check_merging(self.merged_tokens)
         _ = self.block
 
     @property
@@ -160,6 +163,7 @@ def dinov2(config: Dinov2Config, precision: Precision = FLOAT32, *, remat: bool 
         precision,
         remat=remat,
         embed=embed if config.registers else None,
+        protected=1 + config.registers,
     )
 
 

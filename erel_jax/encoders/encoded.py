@@ -21,6 +21,8 @@ class Encoded:
         embedding: float32[B, E], the pooled output (projected where the model has a projection), not normalized.
         tokens: float32[B, L, D], the last hidden state, when `tokens=True`.
         mask: bool[B, L] of real tokens, beside `tokens` (None where every token is real).
+        sizes: float32[B, L], how many tokens each of `tokens` is the mean of, beside `tokens` of an encoder that merges
+            tokens (None elsewhere).
         taps: float32[B, K, D], one pooled vector per asked state, when `taps` is given.
         hidden_states: float32[S, B, L, D], every state including the embedding output, when `hidden_states=True`.
     """
@@ -28,6 +30,7 @@ class Encoded:
     embedding: jax.Array | None = None
     tokens: jax.Array | None = None
     mask: jax.Array | None = None
+    sizes: jax.Array | None = None
     taps: jax.Array | None = None
     hidden_states: jax.Array | None = None
 

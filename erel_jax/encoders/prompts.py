@@ -19,6 +19,7 @@ from erel_jax.errors import ConfigError
 from erel_jax.layers.dense import dense
 from erel_jax.layers.embedding import PromptedTable
 from erel_jax.layers.precision import FLOAT32
+from erel_jax.layers.token_merging import SizedTokens
 
 Enter = Callable[[Any, Mapping[str, jax.Array]], Any]
 
@@ -47,7 +48,8 @@ def enter_prompted(enter: Enter, params: Any, inputs: Mapping[str, jax.Array], *
         layers: number of layers.
 
     Raises:
-        ConfigError: a text and its prompts are longer than the encoder has positions for.
+        ConfigError: a text and its prompts are longer than the encoder has positions for, or layers merge tokens
+            behind which prompts would stand.
     """
     entry = enter(params, inputs)
     vectors = params["prompt"]["vectors"] if "prompt" in params else None
@@ -57,6 +59,8 @@ def enter_prompted(enter: Enter, params: Any, inputs: Mapping[str, jax.Array], *
         return _text(enter, params, inputs, entry, vectors, 0 if prefix is None else prefix["key"].shape[1], stack)
     if vectors is None:
         return Prompted(entry, lambda state: state, stack)
+    if isinstance(entry.x, SizedTokens):
+        raise ConfigError("prompts and merged tokens exclude each other: set merged_tokens=0, or take a prefix.")
     length, dtype = entry.x.shape[1], entry.x.dtype
     behind = jnp.broadcast_to(vectors.astype(dtype)[None], (entry.x.shape[0], *vectors.shape))
     entry = entry._replace(x=jnp.concatenate([entry.x, behind], axis=1))

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from erel_jax.errors import ConfigError
-from erel_jax.layers import BlockConfig, Precision, block, run_stack
+from erel_jax.layers import BlockConfig, Precision, block, run_stack, unstack
+from erel_jax.layers.token_merging import SizedTokens, merging_block
 
-Pool = Callable[[jax.Array], jax.Array]
+Pool = Callable[[Any], jax.Array]
 Layer = Callable[..., jax.Array]
 
 
@@ -35,16 +36,25 @@ def block_layer(config: BlockConfig, precision: Precision, mask: jax.Array | Non
     return layer
 
 
+def merging_layer(config: BlockConfig, precision: Precision, pairs: int, protected: int) -> Layer:
+    """`block_layer` for states of `SizedTokens`; arguments as in `layers.token_merging.merging_block`."""
+
+    def layer(params: Any, state: SizedTokens) -> SizedTokens:
+        return merging_block(config, precision, params, state, pairs=pairs, protected=protected)
+
+    return layer
+
+
 class States(NamedTuple):
     """The outcome of `run_states`.
 
     Attributes:
-        last: float[B, L, D], the state after the last layer run.
+        last: float[B, L, D] or `SizedTokens`, the state after the last layer run.
         taps: float32[B, K, D], pooled states in the order asked, or None.
         hidden_states: float32[S, B, L, D], states 0 to the last layer, or None.
     """
 
-    last: jax.Array
+    last: Any
     taps: jax.Array | None
     hidden_states: jax.Array | None
 
@@ -52,7 +62,7 @@ class States(NamedTuple):
 def run_states(
     layer: Layer,
     params: Any,
-    x: jax.Array,
+    x: Any,
     *,
     layers: int,
     pool: Pool,
@@ -68,7 +78,7 @@ def run_states(
     Args:
         layer: `layer(params of one layer, state) -> state`, see `block_layer`; `constants` add a third argument.
         params: parameters with a leading axis of size `layers`, or a list of `layers` trees.
-        x: float[B, L, D], state 0.
+        x: float[B, L, D] or `SizedTokens`, state 0.
         layers: number of layers in the stack.
         pool: from one state float[B, L, D] to a vector per row float[B, D].
         taps: indices of the states to pool, or None.
@@ -82,18 +92,24 @@ def run_states(
         `States`. With neither `last` nor `hidden_states`, `States.last` is the state of the highest tap.
 
     Raises:
-        ConfigError: nothing is asked for, or a tap is not a state of this encoder.
+        ConfigError: nothing is asked for, a tap is not a state of this encoder, or hidden states are asked for where
+            layers merge tokens.
     """
+    merging = isinstance(x, SizedTokens)
+    if merging and hidden_states:
+        raise ConfigError("layers that merge tokens have states of different lengths: ask for taps, or merge none.")
     if taps is not None:
         check_taps(taps, layers)
     elif not (last or hidden_states):
         raise ConfigError("nothing to compute: ask for embedding, tokens, hidden_states or taps.")
     depth = layers if last or hidden_states else max(taps or (layers,))
 
-    def emit(state: jax.Array) -> tuple[jax.Array | None, jax.Array | None]:
+    def emit(state: Any) -> tuple[jax.Array | None, jax.Array | None]:
         pooled = None if taps is None else pool(state).astype(jnp.float32)
         return pooled, state.astype(jnp.float32) if hidden_states else None
 
+    if merging and not isinstance(params, list | tuple):
+        params = unstack(params, layers)
     if constants is not None:
         params, layer = _beside(params, constants, layers), _unpacked(layer)
     wanted = taps is not None or hidden_states

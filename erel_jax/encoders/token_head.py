@@ -11,12 +11,13 @@ from erel_jax.encoders.encoded import Encoded, Encoder, Refine
 from erel_jax.module import Module
 
 
-def with_token_head(encoder: Encoder, head: Callable[[Any, jax.Array], jax.Array]) -> Encoder:
+def with_token_head(encoder: Encoder, head: Callable[..., jax.Array]) -> Encoder:
     """The encoder with its embedding computed from its tokens.
 
     Args:
         encoder: a tower; its own embedding is no longer computed.
-        head: `head(params, tokens)`, from the final tokens float32[B, L, D] to the embedding float[B, E].
+        head: `head(params, tokens)`, from the final tokens float32[B, L, D] to the embedding float[B, E]; where tokens
+            are merged `head(params, tokens, sizes)` with their sizes float32[B, L].
 
     Returns:
         The encoder; `head` runs only where the embedding is asked for.
@@ -38,7 +39,9 @@ def with_token_head(encoder: Encoder, head: Callable[[Any, jax.Array], jax.Array
         out = encoder.module.apply(params, inputs, embedding=False, key=key, train=train, **wanted)
         if not embedding:
             return out
-        vector = head(params, out.tokens).astype(jnp.float32)
-        return out.replace(embedding=vector, tokens=out.tokens if tokens else None, mask=out.mask if tokens else None)
+        vector = head(params, out.tokens, *(() if out.sizes is None else (out.sizes,))).astype(jnp.float32)
+        if tokens:
+            return out.replace(embedding=vector)
+        return out.replace(embedding=vector, tokens=None, mask=None, sizes=None)
 
     return dataclasses.replace(encoder, module=Module(encoder.module.spec, apply))

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 
 from erel_jax.encoders.encoded import Encoded, Encoder, Refine
 from erel_jax.encoders.prompts import enter_prompted
-from erel_jax.encoders.states import Layer, Pool, run_states, stored
-from erel_jax.layers import Precision
+from erel_jax.encoders.states import Layer, Pool, block_layer, merging_layer, run_states, stored
+from erel_jax.layers import BlockConfig, Precision
+from erel_jax.layers.token_merging import SizedTokens, sized
 from erel_jax.module import Module
 
 
@@ -22,19 +23,42 @@ class Entry(NamedTuple):
     """How one batch enters the stack.
 
     Attributes:
-        x: float[B, L, D], state 0.
+        x: float[B, L, D], state 0, or `SizedTokens` where layers merge tokens (`merging_entry`).
         layer: `layer(params of one layer, state) -> state`; it closes over the batch's masks and positions. With
             `constants` it takes those of its layer as a third argument.
-        pool: from a state float[B, L, D] to float[B, D].
+        pool: from a state to float[B, D].
         mask: bool[B, L] of real tokens, or None where all are.
         constants: what differs between layers besides their parameters, with a leading axis of the layers, or None.
     """
 
-    x: jax.Array
+    x: Any
     layer: Layer
     pool: Pool
     mask: jax.Array | None
     constants: Any = None
+
+
+def merging_entry(
+    x: jax.Array,
+    config: BlockConfig,
+    precision: Precision,
+    *,
+    pairs: int,
+    protected: int,
+    pool: Callable[[jax.Array, jax.Array | None], jax.Array],
+) -> Entry:
+    """The `Entry` of plain blocks that see everything, merging tokens where `pairs` is above 0.
+
+    Args:
+        x: float[B, L, D], state 0.
+        config, precision: one block and its dtypes.
+        pairs, protected: as in `layers.token_merging.merge_most_similar`.
+        pool: `pool(tokens, sizes)`, from float[B, L, D] and float32[B, L] or None to float[B, D].
+    """
+    if pairs == 0:
+        return Entry(x, block_layer(config, precision, None), lambda state: pool(state, None), None)
+    layer = merging_layer(config, precision, pairs, protected)
+    return Entry(sized(x), layer, lambda state: pool(state.tokens, state.sizes), None)
 
 
 def tower(
@@ -80,10 +104,13 @@ def tower(
         read = {"pool": lambda state: pool(own(state)), "constants": constants}
         last, pooled, every = run_states(layer, layers, x, **read, **wanted, **fixed)
         last = own(last) if refine is None else refine(own(every), mask)
+        vector = head(params, pool(last)).astype(jnp.float32) if embedding else None
+        states, sizes = last if isinstance(last, SizedTokens) else (last, None)
         return Encoded(
-            embedding=head(params, pool(last)).astype(jnp.float32) if embedding else None,
-            tokens=(last if top_is_a_state else top(params, last)).astype(jnp.float32) if tokens else None,
+            embedding=vector,
+            tokens=(states if top_is_a_state else top(params, states)).astype(jnp.float32) if tokens else None,
             mask=mask if tokens else None,
+            sizes=sizes if tokens else None,
             taps=pooled,
             hidden_states=own(every) if hidden_states else None,
         )

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from erel_jax.encoders.encoded import Encoder
 from erel_jax.encoders.image_config import ImageConfig
-from erel_jax.encoders.states import block_layer, check_pixels
-from erel_jax.encoders.tower import Entry, tower
+from erel_jax.encoders.states import check_pixels
+from erel_jax.encoders.tower import Entry, merging_entry, tower
 from erel_jax.layers import (
     FLOAT32,
     Precision,
@@ -77,16 +77,18 @@ def class_token_tower(
     *,
     remat: bool,
     embed: Callable[[Any, jax.Array], jax.Array] | None = None,
+    protected: int = 1,
 ) -> Encoder:
     """An image encoder of plain blocks that is read at its class token after a final norm.
 
     Args:
-        config: an architecture with `layers`, `width`, `patch`, `eps` and `block`.
+        config: an architecture with `layers`, `width`, `patch`, `eps`, `merged_tokens` and `block`.
         spec: `embeddings` (`image_embeddings_spec`), `layers` and `final_norm`.
         pixels: checks the inputs and returns float[B, H, W, C].
         precision: dtypes of parameters, products and results.
         remat: recompute layers in the backward pass.
         embed: `embed(parameters of embeddings, pixels)` gives state 0; None for `embed_image`.
+        protected: tokens before the patches, which are never merged.
     """
 
     def enter(params: Any, inputs: Mapping[str, jax.Array]) -> Entry:
@@ -95,7 +97,8 @@ def class_token_tower(
             embedded = embed_image(params["embeddings"], checked, config.patch, precision)
         else:
             embedded = embed(params["embeddings"], checked)
-        return Entry(embedded, block_layer(config.block, precision, None), first_token, None)
+        rules = {"pairs": config.merged_tokens, "protected": protected}
+        return merging_entry(embedded, config.block, precision, pool=first_token, **rules)
 
     def normalize(params: Any, state: jax.Array) -> jax.Array:
         return layer_norm(params["final_norm"], state, config.eps)

@@ -215,23 +215,40 @@ def self_attention(
         params: a tree of `attention_spec`, perhaps with a `prefix`, see `after_prefix`.
         x: float[B, L, D].
         mask: as in `attend`.
-        heads: number of heads H; D must be a multiple of it.
+        heads: number of heads H; the width of the projections must be a multiple of it.
         score_bias: as in `attend`.
 
     Returns:
         float[B, L, D] in `precision.accumulate`.
     """
-    batch, length, width = x.shape
+    dropout = {"dropout_rate": dropout_rate, "dropout_key": dropout_key}
+    return attention_with_keys(
+        params, x, mask, heads=heads, precision=precision, score_bias=score_bias, **dropout
+    )[0]  # fmt: skip
+
+
+def attention_with_keys(
+    params: dict[str, Any],
+    x: jax.Array,
+    mask: jax.Array | None,
+    *,
+    heads: int,
+    precision: Precision,
+    **options: Any,
+) -> tuple[jax.Array, jax.Array]:
+    """`self_attention`, and the keys float[B, L, H, K] of the tokens of x.
+
+    Args:
+        params, x, mask, heads, precision: as in `self_attention`.
+        options: `score_bias`, `dropout_rate` and `dropout_key` of `attend`.
+    """
+    batch, length, _ = x.shape
 
     def project(name: str) -> jax.Array:
         y = dense(x, params[name]["kernel"], params[name].get("bias"), precision)
-        return y.reshape(batch, length, heads, width // heads)
+        return y.reshape(batch, length, heads, -1)
 
-    key, value = after_prefix(params, project("key"), project("value"))
-    mixed = attend(
-        project("query"), key, value, mask, precision, score_bias=score_bias,
-        dropout_rate=dropout_rate, dropout_key=dropout_key,
-    )  # fmt: skip
-    return dense(
-        mixed.reshape(batch, length, width), params["output"]["kernel"], params["output"].get("bias"), precision
-    )
+    own = project("key")
+    key, value = after_prefix(params, own, project("value"))
+    mixed = attend(project("query"), key, value, mask, precision, **options).reshape(batch, length, -1)
+    return dense(mixed, params["output"]["kernel"], params["output"].get("bias"), precision), own

@@ -39,7 +39,14 @@ def map_head_spec(width: int, mlp_width: int) -> dict[str, Any]:
 
 
 def map_head(
-    params: dict[str, Any], tokens: jax.Array, *, heads: int, activation_name: str, eps: float, precision: Precision
+    params: dict[str, Any],
+    tokens: jax.Array,
+    *,
+    heads: int,
+    activation_name: str,
+    eps: float,
+    precision: Precision,
+    score_bias: jax.Array | None = None,
 ) -> jax.Array:
     """One vector per row: the probe attends to all tokens, then a residual feed-forward network.
 
@@ -50,6 +57,7 @@ def map_head(
         activation_name: activation of the feed-forward network.
         eps: epsilon of the norm.
         precision: dtypes of the head.
+        score_bias: float broadcastable to [B, H, 1, P], added to the scores (`token_merging.size_bias`), or None.
 
     Returns:
         float[B, D] in `precision.accumulate`.
@@ -61,7 +69,7 @@ def map_head(
     # that are pytrees (low rank, int8).
     projected = dense(jnp.concatenate([probe, tokens], axis=1), joint["kernel"], joint["bias"], precision)
     query, key, value = jnp.split(projected.reshape(batch, length + 1, 3 * heads, width // heads), 3, axis=2)
-    read = attend(query[:, :1], key[:, 1:], value[:, 1:], None, precision).reshape(batch, 1, width)
-    x = dense(read, output["kernel"], output["bias"], precision)
+    read = attend(query[:, :1], key[:, 1:], value[:, 1:], None, precision, score_bias=score_bias)
+    x = dense(read.reshape(batch, 1, width), output["kernel"], output["bias"], precision)
     normed = layer_norm(params["norm"], x, eps)
     return (x + mlp(params["mlp"], normed, activation_name=activation_name, precision=precision))[:, 0]

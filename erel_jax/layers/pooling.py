@@ -14,7 +14,8 @@ def masked_mean(states: jax.Array, mask: jax.Array | None = None) -> jax.Array:
 
     Args:
         states: float[B, L, D].
-        mask: bool or int[B, L], nonzero on real tokens; None averages all.
+        mask: bool or int[B, L], nonzero on real tokens, or float[B, L] weights of at least 1 (sizes of merged tokens);
+            None averages all.
 
     Returns:
         float32[B, D]; a row without real tokens gives 0.

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
 from erel_jax.errors import ConfigError
-from erel_jax.layers.attention import attention_spec, self_attention
+from erel_jax.layers.attention import attention_spec, attention_with_keys
 from erel_jax.layers.mlp import fused_gated_mlp, fused_gated_mlp_spec, mlp, mlp_spec
 from erel_jax.layers.norm import layer_norm, layer_norm_spec
 from erel_jax.layers.precision import Precision
@@ -97,21 +97,40 @@ def block(
     """
 
     def attention(y: jax.Array) -> jax.Array:
-        mixed = self_attention(
-            params["attention"], y, mask, heads=config.heads, precision=precision, score_bias=score_bias
-        )
-        return _scaled(params.get("attention_scale"), mixed)
-
-    def feed_forward(y: jax.Array) -> jax.Array:
-        network = fused_gated_mlp if config.gated else mlp
-        fed = network(params["mlp"], y, activation_name=config.activation, precision=precision)
-        return _scaled(params.get("mlp_scale"), fed)
+        return attention_branch(config, precision, params, y, mask, score_bias)[0]
 
     if config.norm == "pre":
         x = x + attention(layer_norm(params["attention_norm"], x, config.eps))
-        return x + feed_forward(layer_norm(params["mlp_norm"], x, config.eps))
+        return x + feed_forward_branch(config, precision, params, layer_norm(params["mlp_norm"], x, config.eps))
     x = layer_norm(params["attention_norm"], x + attention(x), config.eps)
-    return layer_norm(params["mlp_norm"], x + feed_forward(x), config.eps)
+    return layer_norm(params["mlp_norm"], x + feed_forward_branch(config, precision, params, x), config.eps)
+
+
+def attention_branch(
+    config: BlockConfig,
+    precision: Precision,
+    params: dict[str, Any],
+    y: jax.Array,
+    mask: jax.Array | None,
+    score_bias: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """What a layer's attention adds to the residual stream float[B, L, D], and its keys float[B, L, H, K].
+
+    Args:
+        config, precision, params, mask, score_bias: as in `block`.
+        y: float[B, L, D], what the sub-layer reads.
+    """
+    mixed, key = attention_with_keys(
+        params["attention"], y, mask, heads=config.heads, precision=precision, score_bias=score_bias
+    )
+    return _scaled(params.get("attention_scale"), mixed), key
+
+
+def feed_forward_branch(config: BlockConfig, precision: Precision, params: dict[str, Any], y: jax.Array) -> jax.Array:
+    """What a layer's feed-forward network adds to the residual stream; arguments as in `attention_branch`."""
+    network = fused_gated_mlp if config.gated else mlp
+    fed = network(params["mlp"], y, activation_name=config.activation, precision=precision)
+    return _scaled(params.get("mlp_scale"), fed)
 
 
 def _scaled(params: dict[str, jax.Array] | None, branch: jax.Array) -> jax.Array:
@@ -178,7 +197,8 @@ def run_stack(
         layer: `layer(params of one layer, x) -> x`.
         params: parameters with a leading axis of size `layers`, or a list of `layers` trees (`unstack`), which is
             run layer by layer without a scan.
-        x: float[B, L, D], the embedding output (state 0).
+        x: float[B, L, D], the embedding output (state 0), or a tree of arrays with a leading axis B; with a list of
+            parameters, a layer may change their other axes.
         layers: number of layers in the stack.
         depth: layers to run; None runs all. Layers above are not computed.
         emit: applied to state 0 and to the state after each layer run.
@@ -192,7 +212,8 @@ def run_stack(
         raise ConfigError(f"got depth {depth}, expected 0 to {layers}.")
 
     def split_layer(layer_params: dict[str, Any], state: jax.Array) -> jax.Array:
-        return keep_batch_split(layer(layer_params, keep_batch_split(state)))
+        split_state = jax.tree.map(keep_batch_split, state)
+        return jax.tree.map(keep_batch_split, layer(layer_params, split_state))
 
     step = jax.checkpoint(split_layer) if remat else split_layer
 
