@@ -16,7 +16,7 @@ import numpy as np
 from erel_jax import module
 from erel_jax.artifacts import ArtifactDir, verify_manifest
 from erel_jax.benchmark.messages import Messenger
-from erel_jax.data.pipeline import BatchStream
+from erel_jax.data.pipeline import BatchStream, GatheredBatches
 from erel_jax.data.retrieval import RetrievalData, RetrievalSplit
 from erel_jax.encoders import BertConfig, VitConfig, bert, vit
 from erel_jax.errors import CheckpointError
@@ -28,7 +28,7 @@ from erel_jax.losses import INITIAL_LOG_SCALE, symmetric_info_nce
 from erel_jax.training import adam, fit, new_state, train_step
 
 KIND = "base-encoders"
-RECIPE = "1"
+RECIPE = "2"
 WIDTH, IMAGE_LAYERS, TEXT_LAYERS, HEADS, PATCH = 128, 3, 2, 4, 8
 STEPS, BATCH, TOKENS, VOCABULARY = 150, 256, 16, 2500
 
@@ -83,7 +83,7 @@ def _pretrain(folder: Path, data: RetrievalData, messenger: Messenger) -> None:
         return symmetric_info_nce(texts, images, params["scale"], group=batch["text"]), {}
 
     optimizer = adam(1e-3, schedule="cosine", total_steps=STEPS, warmup_steps=STEPS // 10, clip_norm=1.0)
-    batches = PairBatches(split, encoded, data.fingerprint, BATCH, seed=0)
+    batches = _pair_batches(split, encoded, data.fingerprint)
     result = fit(
         train_step(loss_fn, optimizer),
         new_state(params, optimizer, jax.random.key(0)),
@@ -102,31 +102,13 @@ def _initial_scale(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.floa
     return jnp.full(shape, INITIAL_LOG_SCALE, dtype)
 
 
-class PairBatches:
-    """Image–text pairs with each text at most once per batch: uint8 pixels, token ids and the text's row."""
+def _pair_batches(split: RetrievalSplit, encoded: dict[str, np.ndarray], fingerprint: str) -> GatheredBatches:
+    """Pairs with each text at most once per batch: uint8 pixels, token ids and the text's row."""
 
-    def __init__(self, split: RetrievalSplit, encoded: dict[str, np.ndarray], fingerprint: str, batch: int, seed: int):
-        self.split, self.encoded = split, encoded
-        self.stream = BatchStream(
-            len(split), batch=batch, seed=seed, data_fingerprint=fingerprint, groups=split.text_of_image
-        )
-        self.steps_per_epoch = self.stream.steps_per_epoch
+    def gather(rows: np.ndarray) -> dict[str, np.ndarray]:
+        texts = split.text_of_image[rows]
+        tokens = {name: values[texts] for name, values in encoded.items()}
+        return {"pixels": np.ascontiguousarray(split.images[rows]), **tokens, "text": texts.astype(np.int32)}
 
-    def __next__(self):
-        rows = next(self.stream)
-        texts = self.split.text_of_image[rows]
-        batch = {
-            "pixels": np.ascontiguousarray(self.split.images[rows]),
-            "ids": self.encoded["ids"][texts],
-            "mask": self.encoded["mask"][texts],
-            "text": texts.astype(np.int32),
-        }
-        return batch, [self.split.image_ids[row] for row in rows]
-
-    def state(self) -> dict[str, Any]:
-        """See `training.Batches`."""
-        return self.stream.state()
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """See `training.Batches`."""
-        self.stream.restore(state)
+    stream = BatchStream(len(split), batch=BATCH, seed=0, data_fingerprint=fingerprint, groups=split.text_of_image)
+    return GatheredBatches(stream, gather, split.image_ids)

@@ -6,7 +6,7 @@ teacher, a reference or a judge is a plan that was carried out before, whose vec
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from erel_jax.benchmark.retrieval_feeds import ENCODE_BATCH, Feeds
 from erel_jax.benchmark.retrieval_problem import Problem
 from erel_jax.benchmark.states import stored_states
 from erel_jax.benchmark.training_run import Trained, Training, run_fingerprint, train
-from erel_jax.data.pipeline import BatchStream, eval_batches
+from erel_jax.data.pipeline import BatchStream, GatheredBatches, eval_batches
 from erel_jax.data.state_store import Layout, StateStore
 from erel_jax.layers import l2_normalize
 from erel_jax.layers import precision as precisions
@@ -146,40 +146,32 @@ def contrastive(loss: Callable[..., jax.Array]) -> Objective:
     return objective
 
 
-class _Batches:
+def _batches(plan: Plan, feeds: Feeds) -> GatheredBatches:
     """Training pairs, each text at most once per batch."""
+    split = plan.problem.split("train")
+    kept = np.arange(len(split)) if plan.rows is None else plan.rows
 
-    def __init__(self, plan: Plan, feeds: Feeds):
-        self.plan, self.feeds, self.split = plan, feeds, plan.problem.split("train")
-        self.rows = np.arange(len(self.split)) if plan.rows is None else plan.rows
-        self.stream = BatchStream(
-            len(self.rows),
-            batch=plan.batch * plan.draws,
-            seed=plan.seed,
-            data_fingerprint=plan.problem.data.fingerprint,
-            groups=self.split.text_of_image[self.rows],
-        )
-
-    def __next__(self):
-        rows = self.rows[next(self.stream)]
-        texts = self.split.text_of_image[rows]
+    def gather(places: np.ndarray) -> dict[str, Any]:
+        rows = kept[places]
+        texts = split.text_of_image[rows]
         own = {"image": rows, "text": texts}
-        batch = {name: self.feeds(name, "train", own[name]) for name in self.plan.feeds_on}
-        columns = {name: values[rows] for name, values in self.plan.columns.items()}
-        return {**batch, **columns, "text_id": texts.astype(np.int32)}, [self.split.image_ids[row] for row in rows]
+        batch = {name: feeds(name, "train", own[name]) for name in plan.feeds_on}
+        columns = {name: values[rows] for name, values in plan.columns.items()}
+        return {**batch, **columns, "text_id": texts.astype(np.int32)}
 
-    def state(self) -> dict[str, Any]:
-        """See `training.Batches`."""
-        return self.stream.state()
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """See `training.Batches`."""
-        self.stream.restore(state)
+    stream = BatchStream(
+        len(kept),
+        batch=plan.batch * plan.draws,
+        seed=plan.seed,
+        data_fingerprint=plan.problem.data.fingerprint,
+        groups=split.text_of_image[kept],
+    )
+    return GatheredBatches(stream, gather, [split.image_ids[row] for row in kept])
 
 
 def _train(plan: Plan, params: Any, feeds: Feeds, messenger: Messenger) -> Trained:
     config, adapted = plan.problem.config, plan.adapted
-    batches = _Batches(plan, feeds)
+    batches = _batches(plan, feeds)
     objective = plan.objective or contrastive(contrast(config))
 
     def encode(params: Any, inputs: Any, key: jax.Array | None) -> Any:
@@ -244,7 +236,7 @@ class StoredVectors:
     """Unit vectors of the training split under a model that was trained before.
 
     Attributes:
-        stores: by modality, one row per picture or text.
+        stores: by modality asked for, one row per picture or text.
         text_of_image: row of the text of each picture.
         seconds: what training and encoding took when they were made.
         notes: remarks for the record of whoever learns from them.
@@ -256,12 +248,13 @@ class StoredVectors:
     notes: tuple[str, ...]
 
     def columns(self, prefix: str) -> dict[str, Any]:
-        """`{prefix}_image` and `{prefix}_text`, one row per training picture."""
-        images, texts = (self.stores[name].widened(slice(None)) for name in MODALITIES)
-        return {f"{prefix}_image": images, f"{prefix}_text": texts[self.text_of_image]}
+        """`{prefix}_image` and `{prefix}_text`, as far as they are stored, one row per training picture."""
+        vectors = {f"{prefix}_{name}": store.widened(slice(None)) for name, store in self.stores.items()}
+        texts = f"{prefix}_text"
+        return vectors | ({texts: vectors[texts][self.text_of_image]} if texts in vectors else {})
 
 
-def stored_vectors(plan: Plan, messenger: Messenger) -> StoredVectors:
+def stored_vectors(plan: Plan, messenger: Messenger, modalities: Sequence[str] = MODALITIES) -> StoredVectors:
     """The training split's vectors under a plan's model, which is trained only if they are not stored yet.
 
     Teachers' and references' outputs are kept like hidden states, so that several students or runs share one teacher.
@@ -269,7 +262,7 @@ def stored_vectors(plan: Plan, messenger: Messenger) -> StoredVectors:
     problem, identity = plan.problem, {key: str(value) for key, value in plan.identity().items()}
     model: list[tuple[CarriedOut, dict[str, Step]]] = []
     stores = {}
-    for modality in MODALITIES:
+    for modality in modalities:
 
         def encode(start: int, stop: int, modality: str = modality) -> np.ndarray:
             if not model:

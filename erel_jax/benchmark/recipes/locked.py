@@ -14,7 +14,7 @@ from erel_jax.layers import dense
 def lit_cached_recipe(name: str, start: Start) -> Plan:
     """What `lit` trains, without the image tower in the step: its embeddings of the training pictures are stored."""
     plan, problem = start.plan(name, "lit"), start.problem
-    locked = stored_vectors(adaptation(problem, "frozen", start.seed), start.messenger)
+    locked = stored_vectors(adaptation(problem, "frozen", start.seed), start.messenger, ("image",))
     loss = contrast(problem.config)
 
     def objective(encode: Encode, params: Any, batch: Mapping[str, Any], key: Any) -> jax.Array:
@@ -22,7 +22,11 @@ def lit_cached_recipe(name: str, start: Start) -> Plan:
         images = dense(batch["locked_image"], params["head"]["image"]["project"]["kernel"])
         return loss(texts, images, params["head"]["logit_scale"], group=batch["text_id"])
 
-    columns = {key: values for key, values in locked.columns("locked").items() if key == "locked_image"}
     return dataclasses.replace(
-        plan, objective=objective, columns=columns, feeds_on=("text",), seconds=locked.seconds, notes=locked.notes
+        plan,
+        objective=objective,
+        columns=locked.columns("locked"),
+        feeds_on=("text",),
+        seconds=locked.seconds,
+        notes=locked.notes,
     )
