@@ -10,11 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from erel_jax.errors import ConfigError
+from erel_jax.kmeans import first_rows, fitted, tile_rows_for
 from erel_jax.selection.blocks import Embeddings, blocks_of
-
-MOST_TILE_ROWS = 2048
-TILE_COSINES = 2**24
-"""Most cosines that exist at once, 64 MiB of them; the rows of a tile follow from the number of centroids."""
 
 
 class RowSample:
@@ -77,13 +74,9 @@ def fit_centroids(sample: np.ndarray, clusters: int, *, iterations: int = 10, se
         raise ConfigError(f"got {clusters} clusters for {len(sample)} rows, expected 1 to {len(sample)}.")
     if iterations < 1:
         raise ConfigError(f"got {iterations} iterations, expected at least 1.")
-    first = np.random.default_rng(seed).choice(len(sample), clusters, replace=False)
     rows = unit_rows(sample)
-    tiles = jnp.asarray(_tiled(rows, tile_rows_for(clusters)))
-    centroids = jnp.asarray(rows[np.sort(first)])
-    for _ in range(iterations):
-        centroids = _lloyd(tiles, centroids)
-    return np.asarray(centroids)
+    first = first_rows(rows, clusters, seed)
+    return fitted(rows, first, iterations=iterations, spherical=True, refill=False)
 
 
 def nearest_centroids(
@@ -95,7 +88,7 @@ def nearest_centroids(
         source: float[N, E] or stream of blocks.
         centroids: float32[K, E].
         probes: how many centroids to name for each row, at most K.
-        rows: rows compared at a time; None takes as many as `TILE_COSINES` allows.
+        rows: rows compared at a time; None takes as many as `erel_jax.kmeans.TILE_SCORES` allows.
 
     Returns:
         (int32[N, probes] centroids, the nearest first, and float32[N] cosine to the nearest).
@@ -124,31 +117,6 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
     scaled = rows / np.where(largest > 0, largest, 1)
     lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
     return (scaled / np.where(lengths > 0, lengths, 1)).astype(np.float32)
-
-
-def tile_rows_for(clusters: int) -> int:
-    """Rows of a tile against that many centroids."""
-    return max(64, min(MOST_TILE_ROWS, TILE_COSINES // clusters))
-
-
-def _tiled(rows: np.ndarray, most: int) -> np.ndarray:
-    """Rows [S, E] as tiles [T, tile, E], filled with zero rows."""
-    tile = min(most, len(rows))
-    return np.pad(rows, ((0, -len(rows) % tile), (0, 0))).reshape(-1, tile, rows.shape[1])
-
-
-@jax.jit
-def _lloyd(tiles: jax.Array, centroids: jax.Array) -> jax.Array:
-    """One step: each row goes to its nearest centroid, each centroid to the mean direction of its rows."""
-
-    def add(sums: jax.Array, tile: jax.Array) -> tuple[jax.Array, None]:
-        cosines = jnp.einsum("ne,ke->nk", tile, centroids, preferred_element_type=jnp.float32)
-        owner = jnp.argmax(cosines, axis=1)
-        return sums.at[owner].add(tile), None
-
-    sums, _ = jax.lax.scan(add, jnp.zeros_like(centroids), tiles)
-    lengths = jnp.linalg.norm(sums, axis=1, keepdims=True)
-    return jnp.where(lengths > 0, sums / jnp.where(lengths > 0, lengths, 1.0), centroids)
 
 
 def _nearest_of(rows: jax.Array, centroids: jax.Array, *, probes: int) -> tuple[jax.Array, jax.Array]:

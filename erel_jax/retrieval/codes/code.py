@@ -7,9 +7,10 @@ score is the inner product of the two. A code whose parameters are fitted to dat
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Stored = Mapping[str, np.ndarray]
@@ -45,3 +46,28 @@ class Code(Protocol):
     def project(self, queries: jax.Array) -> jax.Array:
         """float32[Q, E] → float32[Q, D] in the code's space; jittable."""
         ...
+
+
+@runtime_checkable
+class Scoring(Protocol):
+    """A code that knows a shorter way to scores than decoding rows."""
+
+    def score(self, asked: jax.Array, stored: Mapping[str, Any]) -> jax.Array:
+        """Projected queries float32[Q, D] and N stored rows → float32[Q, N] estimated inner products; jittable."""
+        ...
+
+
+def scores_of(code: Code, asked: jax.Array, stored: Mapping[str, Any]) -> jax.Array:
+    """Estimated inner products.
+
+    Args:
+        code: how rows are stored.
+        asked: float32[Q, D], from `code.project`.
+        stored: N rows, from `code.encode`.
+
+    Returns:
+        float32[Q, N].
+    """
+    if isinstance(code, Scoring):
+        return code.score(asked, stored)
+    return jnp.matmul(asked, code.decode(stored).T, precision=jax.lax.Precision.HIGHEST)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from erel_jax.errors import ConfigError, NonFiniteError
+from erel_jax.kmeans import tile_rows_for
 from erel_jax.selection import (
     DedupSettings,
     duplicate_cosines,
@@ -13,7 +14,6 @@ from erel_jax.selection import (
     remove_duplicates,
     semdedup,
 )
-from erel_jax.selection.kmeans import tile_rows_for
 
 TILE = 16
 SETTINGS = DedupSettings(clusters=4, tile_rows=TILE, iterations=3)
