@@ -2,10 +2,12 @@
 
 from erel_jax.retrieval.coded import rescored, search_coded
 from erel_jax.retrieval.exact import search_exact
-from erel_jax.retrieval.folder import load_index, save_index
+from erel_jax.retrieval.folder import load_index, save_index, writing
 from erel_jax.retrieval.hits import Hits
 from erel_jax.retrieval.index import Found, Index, Measured, add, build_index, compacted, delete, search_index
 from erel_jax.retrieval.screened import ScreenedCorpus, screened_corpus, search_screened
+from erel_jax.retrieval.sharded import ShardedRows, search_sharded, shard_rows
+from erel_jax.retrieval.streamed import write_index
 
 __all__ = [
     "Found",
@@ -13,6 +15,7 @@ __all__ = [
     "Index",
     "Measured",
     "ScreenedCorpus",
+    "ShardedRows",
     "add",
     "build_index",
     "compacted",
@@ -25,4 +28,8 @@ __all__ = [
     "search_exact",
     "search_index",
     "search_screened",
+    "search_sharded",
+    "shard_rows",
+    "write_index",
+    "writing",
 ]

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from erel_jax.errors import ConfigError
+from erel_jax.retrieval.blocks import blocks_ahead
 from erel_jax.retrieval.checks import check_count, check_vectors
-from erel_jax.retrieval.codes.code import Code
+from erel_jax.retrieval.codes.code import Code, scores_of
 from erel_jax.retrieval.hits import Hits
 
 
@@ -26,7 +27,7 @@ def search_coded(
 
     Args:
         code: how rows are stored.
-        stored: what `code.encode` gave; arrays in memory or mapped from disk, read block by block.
+        stored: what `code.encode` gave; arrays in memory or mapped from disk, read block by block, one block ahead.
         queries: float[Q, E].
         k: hits per query.
         mask: bool[N], rows that may be found; None allows all.
@@ -48,12 +49,13 @@ def search_coded(
         raise ConfigError(f"block is {block} and mask has shape {np.shape(mask)}, expected 1 or more and ({rows},).")
     asked = code.project(jnp.asarray(queries, jnp.float32))
     best = jnp.full((len(queries), k), -jnp.inf, jnp.float32), jnp.full((len(queries), k), -1, jnp.int32)
-    for start in range(0, rows, block):
-        count = min(block, rows - start)
-        part = {name: _filled(values[start : start + count], block) for name, values in stored.items()}
+    for start, count, part in blocks_ahead(stored, block):
         allowed = np.zeros(block, bool)
         allowed[:count] = True if mask is None else mask[start : start + count]
-        best = _merged(best, code, asked, part, jnp.asarray(allowed), jnp.int32(start), k)
+        # Scoring runs behind this loop; were it not waited for, blocks would pile up before it.
+        jax.block_until_ready(best)
+        arrays = {name: jnp.asarray(values) for name, values in part.items()}
+        best = merged(best, code, asked, arrays, jnp.asarray(allowed), jnp.int32(start), k)
     scores, found = (np.asarray(side) for side in best)
     return Hits(rows=np.where(np.isfinite(scores), found, -1).astype(np.int32), scores=scores)
 
@@ -75,6 +77,8 @@ def rescored(hits: Hits, vectors: np.ndarray, queries: np.ndarray, k: int) -> Hi
             f"k is {k} for {hits.rows.shape[1]} hits per query, and there are {len(queries)} queries for {len(hits)} "
             "rows of hits; expected k up to the hits, and the same queries."
         )
+    if not len(vectors):
+        return Hits(rows=hits.rows[:, :k], scores=hits.scores[:, :k])
     order = np.argsort(hits.rows, axis=1, kind="stable")
     rows = np.take_along_axis(hits.rows, order, axis=1)
     candidates = np.asarray(vectors[np.maximum(rows, 0)], np.float32)
@@ -85,17 +89,20 @@ def rescored(hits: Hits, vectors: np.ndarray, queries: np.ndarray, k: int) -> Hi
     return Hits(rows=rows.astype(np.int32), scores=scores.astype(np.float32))
 
 
-def _filled(values: np.ndarray, block: int) -> jax.Array:
-    dtype = np.float32 if np.issubdtype(values.dtype, np.floating) else values.dtype
-    padded = np.zeros((block, *values.shape[1:]), dtype)
-    padded[: len(values)] = values
-    return jnp.asarray(padded)
-
-
 @partial(jax.jit, static_argnames=("k",))
-def _merged(best, code, queries, part, allowed, start, k):
-    scores = jnp.matmul(queries, code.decode(part).T, precision=jax.lax.Precision.HIGHEST)
-    scores = jnp.where(allowed[None, :], scores, -jnp.inf)
+def merged(best, code, queries, part, allowed, start, k):
+    """The K best of those found before and of one more block; jittable.
+
+    Args:
+        best: scores float32[Q, K] and rows int32[Q, K] found before, best first.
+        code: how rows are stored.
+        queries: float32[Q, D], projected.
+        part: R stored rows.
+        allowed: bool[R].
+        start: int32, number of the first row.
+        k: K, static.
+    """
+    scores = jnp.where(allowed[None, :], scores_of(code, queries, part), -jnp.inf)
     # What was found before stands first, and of equal scores the first is taken: ties stay in row order.
     numbers = jnp.broadcast_to(start + jnp.arange(scores.shape[1], dtype=jnp.int32)[None, :], scores.shape)
     values, places = jax.lax.top_k(jnp.concatenate([best[0], scores], axis=1), k)

@@ -1,8 +1,15 @@
-"""Indexes on disk: a folder with a checksum manifest, whole or absent, mapped when read."""
+"""Indexes on disk: a folder with a checksum manifest, whole or absent, mapped when read.
+
+    with writing(folder) as save:              # nobody else writes meanwhile, anybody may read
+        save(add(load_index(folder), ids, vectors))
+
+`streamed.write_index` makes the same folder from vectors that never are in memory at once.
+"""
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +23,65 @@ from erel_jax.retrieval.codes.eden import Eden
 from erel_jax.retrieval.codes.floats import Float32
 from erel_jax.retrieval.codes.int8 import Int8PerDimension, Int8PerVector
 from erel_jax.retrieval.index import Index, Measured, compacted
+from erel_jax.retrieval.metric import INNER_PRODUCT
+from erel_jax.retrieval.writer import only_writer, restore
 
-KIND, SCHEMA = "index", 1
+KIND, SCHEMA = "index", 2
+READS = (1, SCHEMA)
+"""Layout 1 said nothing about metric and encoder."""
 CODES: Mapping[str, type] = {kind.__name__: kind for kind in (Float32, Int8PerVector, Int8PerDimension, Binary, Eden)}
 """Codes that can be read from a folder, by name. A new code is a line here."""
 
 
 def save_index(folder: str | os.PathLike[str], index: Index, *, overwrite: bool = False) -> None:
-    """Writes an index without its deleted rows.
+    """Writes an index without its deleted rows: under another name, flushed to disk, then renamed.
 
     Args:
         folder: directory to make.
         index: what to write.
-        overwrite: replace an existing directory.
+        overwrite: replace an existing directory. To add to what is there, hold `writing` from reading on.
 
     Raises:
-        ConfigError: the directory exists and `overwrite` is false.
+        ConfigError: the directory exists and `overwrite` is false, or somebody else writes to it.
     """
-    index = compacted(index)
-    parts = {field.name: getattr(index.code, field.name) for field in dataclasses.fields(index.code)}  # type: ignore[arg-type]
+    with only_writer(folder):
+        _save(folder, index, overwrite)
+
+
+@contextmanager
+def writing(folder: str | os.PathLike[str]) -> Iterator[Callable[[Index], None]]:
+    """Keeps other writers away from an index from reading to saving, so that no addition gets lost.
+
+    Args:
+        folder: the index's directory; need not exist yet.
+
+    Yields:
+        A function that saves an index there, in place of what was there.
+
+    Raises:
+        ConfigError: somebody else writes to it.
+    """
+    with only_writer(folder):
+        yield lambda index: _save(folder, index, overwrite=True)
+
+
+def described(code: Code) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What a folder says of a code: JSON values for its manifest, and the arrays that make it."""
+    parts = {field.name: getattr(code, field.name) for field in dataclasses.fields(code)}  # type: ignore[arg-type]
     arrays = {name: np.asarray(value) for name, value in parts.items() if hasattr(value, "shape")}
-    metadata: dict[str, Any] = {
-        "code": type(index.code).__name__,
-        "settings": {name: value for name, value in parts.items() if name not in arrays},
+    settings = {name: value for name, value in parts.items() if name not in arrays}
+    return {"code": type(code).__name__, "settings": settings}, arrays
+
+
+def _save(folder: str | os.PathLike[str], index: Index, overwrite: bool) -> None:
+    index = compacted(index)
+    about, arrays = described(index.code)
+    metadata: dict[str, Any] = about | {
         "measured": None if index.measured is None else dataclasses.asdict(index.measured),
         "rows": len(index.ids),
         "stored": sorted(index.stored),
+        "metric": index.metric,
+        "made_by": index.made_by,
     }
     with ArtifactDir(folder, kind=KIND, schema_version=SCHEMA, metadata=metadata, overwrite=overwrite) as artifact:
         np.save(artifact.file("ids.npy"), index.ids, allow_pickle=False)
@@ -53,25 +93,28 @@ def save_index(folder: str | os.PathLike[str], index: Index, *, overwrite: bool 
             np.save(artifact.file("vectors.npy"), np.asarray(index.vectors, np.float32), allow_pickle=False)
 
 
-def load_index(folder: str | os.PathLike[str], *, verify: Verify = "auto") -> Index:
-    """Opens an index; codes and vectors are mapped from disk.
+def load_index(folder: str | os.PathLike[str], *, verify: Verify = "auto", mapped: bool = True) -> Index:
+    """Opens an index.
 
     Args:
-        folder: directory that `save_index` made.
-        verify: how thoroughly checksums are compared, see `artifacts.verify_manifest`.
+        folder: directory that `save_index` or `write_index` made.
+        verify: how thoroughly checksums are compared, see `artifacts.verify_manifest`; `auto` compares the content of
+            every file up to 2 GB in all and sizes alone above, `full` always the content.
+        mapped: leave codes and vectors on disk, where a search reads them block by block; False reads them into memory.
 
     Raises:
         CorruptArtifactError: a file is missing or damaged, or the folder holds something else or another layout.
     """
+    restore(folder)
     manifest, root = verify_manifest(folder, verify, kind=KIND), Path(folder)
     about = manifest.metadata
-    if manifest.schema_version != SCHEMA or about.get("code") not in CODES:
+    if manifest.schema_version not in READS or about.get("code") not in CODES:
         raise CorruptArtifactError(
-            f"{folder} has layout {manifest.schema_version} with code {about.get('code')!r}; this version reads layout "
-            f"{SCHEMA} with {', '.join(CODES)}. Build the index again."
+            f"{folder} has layout {manifest.schema_version} with code {about.get('code')!r}; this version reads "
+            f"layouts {READS[0]} and {READS[1]} with {', '.join(CODES)}. Build the index again."
         )
     loaded = {
-        name: np.load(root / name, mmap_mode="r", allow_pickle=False)
+        name: np.load(root / name, mmap_mode="r" if mapped else None, allow_pickle=False)
         for name in manifest.files
         if name.endswith(".npy")
     }
@@ -88,4 +131,6 @@ def load_index(folder: str | os.PathLike[str], *, verify: Verify = "auto") -> In
         alive=np.ones(len(ids), bool),
         vectors=loaded.get("vectors.npy"),
         measured=None if about["measured"] is None else Measured(**about["measured"]),
+        metric=about.get("metric", INNER_PRODUCT),
+        made_by=about.get("made_by"),
     )

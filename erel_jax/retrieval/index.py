@@ -18,13 +18,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from erel_jax.errors import ConfigError
-from erel_jax.retrieval.checks import check_vectors
+from erel_jax.retrieval.checks import check_count
 from erel_jax.retrieval.coded import rescored, search_coded
 from erel_jax.retrieval.codes.code import Code
 from erel_jax.retrieval.codes.floats import Float32
 from erel_jax.retrieval.exact import search_exact
 from erel_jax.retrieval.hits import Hits
 from erel_jax.retrieval.ids import as_ids, ids_of, rows_of
+from erel_jax.retrieval.metric import INNER_PRODUCT, check_same, prepared
 
 SAMPLE, TOP = 100, 10
 AGAIN = 4
@@ -74,6 +75,8 @@ class Index:
         alive: bool[N], False for deleted rows.
         vectors: float32[N, E] where they are kept for scoring again, else None.
         measured: what building it showed, None before it was measured.
+        metric: what scores are, `inner_product` or `cosine`.
+        made_by: fingerprint of the encoder that made the vectors, None where it was not said.
     """
 
     code: Code
@@ -82,6 +85,8 @@ class Index:
     alive: np.ndarray
     vectors: np.ndarray | None = None
     measured: Measured | None = None
+    metric: str = INNER_PRODUCT
+    made_by: str | None = None
 
     def __len__(self) -> int:
         return int(self.alive.sum())
@@ -103,6 +108,8 @@ def build_index(
     keep_vectors: bool = False,
     wanted_recall: float | None = None,
     sample: int = SAMPLE,
+    metric: str = INNER_PRODUCT,
+    made_by: str | None = None,
 ) -> Index:
     """Encodes vectors, and measures the search over them against the exact one.
 
@@ -113,13 +120,14 @@ def build_index(
         keep_vectors: keep them as they are too, in memory or where they are mapped from, to score the best hits again.
         wanted_recall: recall@10 that the search should reach; falling short is no error, `measured.describe()` says so.
         sample: rows to measure with, as noisy queries; 0 measures nothing.
+        metric: `inner_product`, or `cosine`, which brings rows and queries to length 1.
+        made_by: fingerprint of the encoder; searching and adding with another one is refused then.
 
     Raises:
         ConfigError, NonFiniteError: as `check_vectors` and `as_ids`, or ids and vectors differ in number.
         DataError: an id occurs twice.
     """
-    ids, vectors = as_ids(ids), np.asarray(vectors)
-    check_vectors("vectors", vectors)
+    ids, vectors = as_ids(ids), prepared("vectors", vectors, metric)
     if len(ids) != len(vectors):
         raise ConfigError(f"got {len(ids)} ids and {len(vectors)} vectors, expected one id per vector.")
     if wanted_recall is not None and not 0 < wanted_recall <= 1:
@@ -132,6 +140,8 @@ def build_index(
         stored=code.encode(vectors),
         alive=np.ones(len(ids), bool),
         vectors=vectors if keep_vectors else None,
+        metric=metric,
+        made_by=made_by,
     )
     seconds = time.perf_counter() - begun
     if not sample:
@@ -139,7 +149,15 @@ def build_index(
     return dataclasses.replace(index, measured=_measured(index, vectors, sample, seconds, wanted_recall))
 
 
-def search_index(index: Index, queries: np.ndarray, k: int, *, among: np.ndarray | None = None) -> Found:
+def search_index(
+    index: Index,
+    queries: np.ndarray,
+    k: int,
+    *,
+    among: np.ndarray | None = None,
+    made_by: str | None = None,
+    metric: str | None = None,
+) -> Found:
     """The ids of the K best rows of each query.
 
     Args:
@@ -147,11 +165,17 @@ def search_index(index: Index, queries: np.ndarray, k: int, *, among: np.ndarray
         queries: float[Q, E].
         k: hits per query; where vectors are kept, four times as many are found by code and scored again.
         among: ids that may be found; None allows all. Unknown ones are an error.
+        made_by: fingerprint of the encoder of the queries; None where it is not known.
+        metric: what the caller takes scores for; None takes what the index has.
 
     Raises:
-        ConfigError, NonFiniteError: as `search_coded`.
+        ConfigError, NonFiniteError: as `search_coded`, or the index has another encoder or metric.
         DataError: an unknown id in `among`.
     """
+    check_same(index.made_by, made_by, "encoder")
+    check_same(index.metric, metric, "metric")
+    check_count(k)
+    queries = prepared("queries", queries, index.metric, index.code.width)
     mask = index.alive
     if among is not None:
         mask = np.zeros(len(index.ids), bool)
@@ -161,15 +185,17 @@ def search_index(index: Index, queries: np.ndarray, k: int, *, among: np.ndarray
     return Found(ids=ids_of(index.ids, hits.rows), scores=hits.scores)
 
 
-def add(index: Index, ids: Sequence[int] | Sequence[str] | np.ndarray, vectors: np.ndarray) -> Index:
+def add(
+    index: Index, ids: Sequence[int] | Sequence[str] | np.ndarray, vectors: np.ndarray, *, made_by: str | None = None
+) -> Index:
     """The index with more rows; nothing that is stored is encoded again.
 
     Raises:
-        ConfigError, NonFiniteError: as `build_index`, or ids of the other kind.
+        ConfigError, NonFiniteError: as `build_index`, ids of the other kind, or another encoder.
         DataError: an id is there already; delete it first.
     """
-    new, vectors = as_ids(ids), np.asarray(vectors)
-    check_vectors("vectors", vectors, index.code.width)
+    check_same(index.made_by, made_by, "encoder")
+    new, vectors = as_ids(ids), prepared("vectors", vectors, index.metric, index.code.width)
     if len(new) != len(vectors) or (new.dtype.kind == "U") != (index.ids.dtype.kind == "U"):
         raise ConfigError(
             f"got {len(new)} ids of {new.dtype} for {len(vectors)} vectors; expected one per vector, like "

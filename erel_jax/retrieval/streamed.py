@@ -1,0 +1,105 @@
+"""Building an index of vectors that never are in memory at once: blocks are encoded straight into files.
+
+write_index(folder, ids, (read(part) for part in parts), code=eden(256))
+found = search_index(load_index(folder), queries, 10)      # read from disk, block by block
+"""
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from erel_jax.artifacts import ArtifactDir
+from erel_jax.errors import DataError
+from erel_jax.retrieval.codes.code import Code
+from erel_jax.retrieval.codes.described import described
+from erel_jax.retrieval.folder import KIND, SCHEMA
+from erel_jax.retrieval.ids import as_ids
+from erel_jax.retrieval.metric import INNER_PRODUCT, check_metric, prepared
+from erel_jax.retrieval.writer import only_writer
+
+
+def write_index(
+    folder: str | os.PathLike[str],
+    ids: Sequence[int] | Sequence[str] | np.ndarray,
+    blocks: Iterable[np.ndarray],
+    *,
+    code: Code,
+    keep_vectors: bool = False,
+    metric: str = INNER_PRODUCT,
+    made_by: str | None = None,
+    overwrite: bool = False,
+) -> float:
+    """Writes an index that `load_index` opens; what it holds equals `build_index` over all blocks together.
+
+    Args:
+        folder: directory to make; whole or absent.
+        ids: N whole numbers from 0 or texts, each once.
+        blocks: float[n, E] each, N rows in all; consumed one at a time.
+        code: how to store them; one that is fitted needs its sample before.
+        keep_vectors: write the vectors as well, to score the best hits again.
+        metric, made_by: as in `build_index`.
+        overwrite: replace an existing directory.
+
+    Returns:
+        Seconds spent encoding. Nothing is measured: build an index over a sample to see the recall of a code.
+
+    Raises:
+        ConfigError, NonFiniteError: as `build_index`; a block's rows are numbered from the first block on.
+        DataError: there are not as many vectors as ids. Nothing is left behind then, and an older index stays.
+    """
+    ids = as_ids(ids)
+    check_metric(metric)
+    about, arrays = described(code)
+    metadata: dict[str, Any] = about | {"measured": None, "rows": len(ids), "metric": metric, "made_by": made_by}
+    with (
+        only_writer(folder),
+        ArtifactDir(folder, kind=KIND, schema_version=SCHEMA, metadata=metadata, overwrite=overwrite) as artifact,
+    ):
+        np.save(artifact.file("ids.npy"), ids, allow_pickle=False)
+        for name, values in arrays.items():
+            np.save(artifact.file(f"code.{name}.npy"), values, allow_pickle=False)
+        with ExitStack() as stack:
+            files = _Files(artifact, stack, len(ids))
+            done, seconds = 0, 0.0
+            for block in blocks:
+                vectors = prepared(f"vectors from row {done}", block, metric, code.width)
+                done += len(vectors)
+                if done > len(ids):
+                    raise DataError(f"the blocks hold more than {len(ids)} vectors, expected one for each id.")
+                begun = time.perf_counter()
+                encoded = code.encode(vectors)
+                seconds += time.perf_counter() - begun
+                for name, values in encoded.items():
+                    files.append(f"stored.{name}.npy", values)
+                if keep_vectors:
+                    files.append("vectors.npy", np.asarray(vectors, np.float32))
+        if done < len(ids):
+            raise DataError(f"the blocks hold {done} vectors for {len(ids)} ids, expected one for each id.")
+        artifact.metadata["stored"] = files.stored()
+    return seconds
+
+
+class _Files:
+    """Arrays on disk that grow by rows up to a length that is known beforehand."""
+
+    def __init__(self, artifact: ArtifactDir, stack: ExitStack, rows: int) -> None:
+        self._artifact, self._stack, self._rows = artifact, stack, rows
+        self._open: dict[str, BinaryIO] = {}
+
+    def stored(self) -> list[str]:
+        """Names of what the code keeps."""
+        return sorted(name.split(".")[1] for name in self._open if name.startswith("stored."))
+
+    def append(self, name: str, values: np.ndarray) -> None:
+        values = np.ascontiguousarray(values)
+        if name not in self._open:
+            file = open(self._artifact.file(name), "wb")  # noqa: SIM115 (closed by the stack)
+            self._open[name] = self._stack.enter_context(file)
+            shape = (self._rows, *values.shape[1:])
+            header = {"descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(self._open[name], header)
+        self._open[name].write(memoryview(values).cast("B"))
