@@ -21,6 +21,13 @@ from erel_jax.metrics.ranking import (
     rank_by_scores,
     ranking_metrics,
 )
+from erel_jax.metrics.result_lists import (
+    MEASURES,
+    JudgedLists,
+    judged_lists,
+    list_metrics,
+    list_metrics_per_query,
+)
 from erel_jax.metrics.retrieval import (
     PositiveRanks,
     best_reciprocal_rank,
@@ -37,8 +44,10 @@ from erel_jax.metrics.retrieval import (
 )
 
 __all__ = [
+    "MEASURES",
     "UNRANKED",
     "CostTriple",
+    "JudgedLists",
     "PositiveRanks",
     "PscpConstants",
     "Ranks",
@@ -51,6 +60,9 @@ __all__ = [
     "hit_rate",
     "hit_recall",
     "hypervolume",
+    "judged_lists",
+    "list_metrics",
+    "list_metrics_per_query",
     "mean_reciprocal_rank",
     "ndcg",
     "ndcg_at",
