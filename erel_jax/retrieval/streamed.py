@@ -15,8 +15,7 @@ import numpy as np
 from erel_jax.artifacts import ArtifactDir
 from erel_jax.errors import DataError
 from erel_jax.retrieval.codes.code import Code
-from erel_jax.retrieval.codes.described import described
-from erel_jax.retrieval.folder import KIND, SCHEMA
+from erel_jax.retrieval.folder import KIND, SCHEMA, described
 from erel_jax.retrieval.ids import as_ids
 from erel_jax.retrieval.metric import INNER_PRODUCT, check_metric, prepared
 from erel_jax.retrieval.writer import only_writer
