@@ -7,7 +7,7 @@ from typing import Any
 
 from erel_jax import tree
 from erel_jax.errors import ConfigError
-from erel_jax.layers.kernels import Nf4, Quantized
+from erel_jax.layers.kernels import Float8, Grouped, Nf4, Quantized
 from erel_jax.module import Initializer, ParamSpec, uniform, zeros
 
 PyTree = Any
@@ -41,10 +41,10 @@ def array_spec(path: str, kernel: Any) -> ParamSpec:
     """
     inner = kernel
     while is_kernel(inner):
-        if isinstance(inner, Nf4):
-            inner = _unpacked(inner.codes)
+        if isinstance(inner, Nf4 | Grouped):
+            inner = inner.codes if getattr(inner, "bits", 4) == 8 else _unpacked(inner.codes)
         else:
-            inner = inner.values if isinstance(inner, Quantized) else inner.base
+            inner = inner.values if isinstance(inner, Quantized | Float8) else inner.base
     if not isinstance(inner, ParamSpec):
         raise ConfigError(
             f"{path}: got {type(inner).__name__}, expected a spec. Adapters rewrite specs; bring parameters into the "

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from erel_jax.errors import ConfigError
 from erel_jax.layers import Quantized, unstack
-from erel_jax.layers.kernels import Nf4
+from erel_jax.layers.kernels import Float8, Grouped, Nf4
 
 PyTree = Any
 
@@ -39,7 +39,7 @@ def serving_params(params: PyTree, layers: int, dtype: Any = jnp.bfloat16) -> Py
     stack = params["layers"]
 
     def quantized(node: Any) -> bool:
-        return isinstance(node, Quantized | Nf4)
+        return isinstance(node, Quantized | Nf4 | Grouped | Float8)
 
     if any(map(quantized, jax.tree.leaves(stack, is_leaf=quantized))):
         return params

@@ -7,6 +7,8 @@ over a `Quantized` base is QLoRA, a `Bottleneck` over a `LowRank` is both adapte
 
 from erel_jax.layers.bottleneck import Bottleneck
 from erel_jax.layers.decomposed import Decomposed
+from erel_jax.layers.float8 import Float8
+from erel_jax.layers.grouped import Grouped
 from erel_jax.layers.int8 import Quantized, quantize_rows
 from erel_jax.layers.kernel import fold
 from erel_jax.layers.kronecker import Kronecker
@@ -19,6 +21,8 @@ from erel_jax.layers.widen import MoreInputs, MoreOutputs
 __all__ = [
     "Bottleneck",
     "Decomposed",
+    "Float8",
+    "Grouped",
     "Kronecker",
     "LowRank",
     "LowRankBank",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from erel_jax.layers.dense import add_bias
 from erel_jax.layers.kernel import kernel_class
 from erel_jax.layers.precision import Precision
+from erel_jax.layers.widened import widened_product
 
 CODEBOOK: tuple[float, ...] = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
@@ -36,7 +37,7 @@ class Nf4:
 
     def dense(self, x: jax.Array, bias: jax.Array | None, precision: Precision) -> jax.Array:
         """Contracts `[..., D]` to `[..., F]`; see `erel_jax.layers.dense.dense`."""
-        y = _product(x, self.codes, self.scale, precision)
+        y = widened_product(widen, precision, x, (self.codes, self.scale))
         return y if bias is None else add_bias(y, bias)
 
     def fold(self, bias: Any) -> tuple[jax.Array, Any]:
@@ -52,26 +53,3 @@ def widen(codes: jax.Array, scale: jax.Array) -> jax.Array:
     blocks = scale.shape[-2]
     values = values.reshape(*stacked, blocks, 2 * half // blocks, out) * scale[..., :, None, :]
     return values.reshape(*stacked, 2 * half, out)
-
-
-def _forward(x, codes, scale, precision):
-    flat = x.reshape(-1, x.shape[-1]).astype(precision.compute)
-    weight = widen(codes, scale).astype(precision.compute)
-    y = jnp.matmul(flat, weight, preferred_element_type=precision.accumulate)
-    return y.reshape(*x.shape[:-1], weight.shape[1])
-
-
-def _vjp_forward(x, codes, scale, precision):
-    return _forward(x, codes, scale, precision), (codes, scale, jnp.zeros((0,), x.dtype))
-
-
-def _vjp_backward(precision, residuals, dy):
-    codes, scale, like_x = residuals
-    weight = widen(codes, scale).astype(precision.compute)
-    flat = dy.reshape(-1, dy.shape[-1]).astype(precision.compute)
-    dx = jnp.matmul(flat, weight.T, preferred_element_type=precision.accumulate)
-    return dx.reshape(*dy.shape[:-1], weight.shape[0]).astype(like_x.dtype), None, None
-
-
-_product = jax.custom_vjp(_forward, nondiff_argnums=(3,))
-_product.defvjp(_vjp_forward, _vjp_backward)

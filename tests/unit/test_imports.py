@@ -57,8 +57,9 @@ MAY_KNOW: dict[str, set[str]] = {
     "interop": GROUND | LEARNED,
     "training": GROUND | LEARNED | {"losses", "metrics", "data", "interop"},
     "profiling": GROUND | MODELS,
+    "catalogs": GROUND | MODELS | {"compression", "retrieval", "data", "interop", "training"},
     "benchmark": GROUND | ALL_BELOW_BENCHMARK | {"host_memory"},
-    "cli": GROUND | ALL_BELOW_BENCHMARK | {"benchmark", "doctor"},
+    "cli": GROUND | ALL_BELOW_BENCHMARK | {"benchmark", "catalogs", "doctor"},
 }
 
 DOORS: dict[str, set[str]] = {
@@ -66,7 +67,7 @@ DOORS: dict[str, set[str]] = {
     "grain": {"data"},
     "array_record": {"data"},
     "PIL": {"data"},
-    "pyarrow": {"data"},
+    "pyarrow": {"data", "retrieval"},
     "transformers": {"interop"},
     "safetensors": {"interop"},
     "tokenizers": {"interop"},
@@ -76,8 +77,11 @@ DOORS: dict[str, set[str]] = {
     "orbax": {"training"},
     "sklearn": {"recommendation", "benchmark"},
     "matplotlib": {"benchmark", "data"},
-    "jinja2": {"benchmark"},
+    "jinja2": {"benchmark", "catalogs"},
     "tyro": {"cli"},
+    "faiss": {"retrieval"},
+    "lancedb": {"retrieval"},
+    "qdrant_client": {"retrieval"},
     "torch": set(),
     "tensorflow": set(),
     "flax.nnx": set(),
@@ -87,6 +91,7 @@ DOORS: dict[str, set[str]] = {
 }
 
 HEAVY = ["transformers", "tensorflow_datasets", "grain", "orbax", "torch", "flax.nnx", "matplotlib", "sklearn", "PIL"]
+HEAVY += ["faiss", "lancedb", "qdrant_client"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
