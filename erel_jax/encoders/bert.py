@@ -49,6 +49,7 @@ class BertConfig:
         activation: name of the feed-forward activation.
         eps: epsilon of the layer norms.
         pooling: "cls", "pooler" or "mean".
+        head_width: width of a head where heads were pruned; None means D / H.
     """
 
     vocabulary: int = 30522
@@ -61,6 +62,7 @@ class BertConfig:
     activation: str = "gelu"
     eps: float = 1e-12
     pooling: str = "cls"
+    head_width: int | None = None
 
     def __post_init__(self):
         check_pooling(self.pooling, POOLINGS, "BERT")
@@ -101,6 +103,7 @@ def post_norm_block(config: Any) -> BlockConfig:
         activation=config.activation,
         norm="post",
         eps=config.eps,
+        head_width=getattr(config, "head_width", None),
     )
 
 

@@ -16,6 +16,7 @@ class StackConfig:
         mlp_width: feed-forward width F.
         activation: name of the feed-forward activation.
         eps: epsilon of the layer norms.
+        head_width: width of a head where heads were pruned; None means D / H.
     """
 
     width: int = 768
@@ -24,6 +25,7 @@ class StackConfig:
     mlp_width: int = 3072
     activation: str = "gelu"
     eps: float = 1e-12
+    head_width: int | None = None
 
     def __post_init__(self):
         _ = self.block
@@ -38,4 +40,5 @@ class StackConfig:
             activation=self.activation,
             norm="pre",
             eps=self.eps,
+            head_width=self.head_width,
         )

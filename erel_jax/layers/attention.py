@@ -21,21 +21,28 @@ from erel_jax.module import Initializer, ParamSpec, normal, zeros
 
 
 def attention_spec(
-    width: int, *, bias: bool | Collection[str] = True, kernel_init: Initializer | None = None
+    width: int,
+    *,
+    bias: bool | Collection[str] = True,
+    kernel_init: Initializer | None = None,
+    inner: int | None = None,
 ) -> dict[str, Any]:
-    """Query, key, value and output projections `[D, D]`.
+    """Query, key and value projections `[D, H·K]` and the output projection `[H·K, D]`.
 
     Args:
         width: model width D.
         bias: whether all projections have biases `[D]`, or the names of those that do.
         kernel_init: initializer of the kernels.
+        inner: width H·K of all heads together; None means D.
     """
+    inner = inner or width
     kernel_init = kernel_init or normal(0.02)
 
     def projection(name: str, axes: tuple[str, str]) -> dict[str, ParamSpec]:
-        kernel = ParamSpec((width, width), axes, kernel_init)
+        sides = (inner, width) if name == "output" else (width, inner)
+        kernel = ParamSpec(sides, axes, kernel_init)
         biased = bias if isinstance(bias, bool) else name in bias
-        return {"kernel": kernel, "bias": ParamSpec((width,), axes[1:], zeros)} if biased else {"kernel": kernel}
+        return {"kernel": kernel, "bias": ParamSpec(sides[1:], axes[1:], zeros)} if biased else {"kernel": kernel}
 
     inward, outward = ("embed", "heads"), ("heads", "embed")
     axes = {"query": inward, "key": inward, "value": inward, "output": outward}

@@ -37,6 +37,7 @@ class BlockConfig:
         norm: "post" (norm after each residual sum, BERT) or "pre" (norm before each sub-layer, ViT and CLIP).
         eps: epsilon of the norms.
         gated: whether the MLP has a gate, in one kernel with what it gates (SwiGLU).
+        head_width: width K of a head; None means D / H.
     """
 
     width: int
@@ -46,9 +47,12 @@ class BlockConfig:
     norm: str = "pre"
     eps: float = 1e-12
     gated: bool = False
+    head_width: int | None = None
 
     def __post_init__(self):
-        if self.width % self.heads:
+        if self.head_width is not None and self.head_width < 1:
+            raise ConfigError(f"got head_width {self.head_width}, expected 1 or more.")
+        if self.head_width is None and self.width % self.heads:
             raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}.")
         if self.norm not in ("pre", "post"):
             raise ConfigError(f"got norm {self.norm!r}, expected 'pre' or 'post'.")
@@ -66,8 +70,9 @@ def block_spec(
             (`attention_scale`, `mlp_scale`: the layer scale of DINOv2 and BEiT); None for no such factors.
     """
     gated = fused_gated_mlp_spec(config.width, config.mlp_width, bias=True) if config.gated else None
+    inner = None if config.head_width is None else config.heads * config.head_width
     spec = {
-        "attention": attention_spec(config.width, bias=bias),
+        "attention": attention_spec(config.width, bias=bias, inner=inner),
         "attention_norm": layer_norm_spec(config.width),
         "mlp": gated or mlp_spec(config.width, config.mlp_width),
         "mlp_norm": layer_norm_spec(config.width),
