@@ -30,6 +30,7 @@ __all__ = [
     "RunLock",
     "cache_folder",
     "check_writable",
+    "process_runs",
     "read_manifest",
     "recover",
     "safe_join",
@@ -294,7 +295,7 @@ def recover(folder: str | os.PathLike[str]) -> list[str]:
         name, marker, pid = path.name.rpartition(".tmp-")
         if not marker:
             name, marker, pid = path.name.rpartition(".old-")
-        if not marker or not pid.isdigit() or _runs(int(pid)):
+        if not marker or not pid.isdigit() or process_runs(int(pid)):
             continue
         if marker == ".old-" and not path.with_name(name).exists():
             os.rename(path, path.with_name(name))
@@ -324,7 +325,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _runs(pid: int) -> bool:
+def process_runs(pid: int) -> bool:
     """Whether a process of this host is alive."""
     try:
         os.kill(pid, 0)

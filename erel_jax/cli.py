@@ -1,4 +1,5 @@
-"""The command line: `erel bench` compares adaptation methods, `erel doctor` examines the installation."""
+"""The command line: `erel bench` compares adaptation methods; `erel embed`, `index` and `search` make a catalog
+searchable; `erel doctor` examines the installation."""
 
 import dataclasses
 import io
@@ -22,6 +23,36 @@ def bench(config, arguments: Sequence[str]) -> int:
     from erel_jax.benchmark.runner import run
 
     run(config, shlex.join(["erel", *arguments]), Console())
+    return 0
+
+
+def embed(config) -> int:
+    """Turns pictures or texts into vectors on disk; returns the exit code."""
+    from rich.console import Console
+
+    from erel_jax.catalogs.embed import embed as run
+
+    run(config, Console())
+    return 0
+
+
+def index(config) -> int:
+    """Makes a searchable index of such vectors; returns the exit code."""
+    from rich.console import Console
+
+    from erel_jax.catalogs.build import build
+
+    build(config, Console())
+    return 0
+
+
+def search(config) -> int:
+    """Finds the items of an index that are nearest to a query; returns the exit code."""
+    from rich.console import Console
+
+    from erel_jax.catalogs.search import search as run
+
+    run(config, Console())
     return 0
 
 
@@ -66,18 +97,31 @@ def _run(arguments: list[str]) -> int:
     import tyro
 
     from erel_jax.benchmark.config import BenchConfig
+    from erel_jax.catalogs.config import EmbedConfig, IndexConfig, SearchConfig
 
     for argument in arguments:
         if argument.encode("utf-8", "replace").decode() != argument:
             raise ConfigError(f"got the argument {argument!r}, which is not UTF-8. Rename what it names.")
-    commands = {"bench": BenchConfig, "doctor": DoctorConfig}
+    commands = {
+        "bench": BenchConfig,
+        "embed": EmbedConfig,
+        "index": IndexConfig,
+        "search": SearchConfig,
+        "doctor": DoctorConfig,
+    }
+    if arguments[:1] == ["search"]:
+        arguments = ["--k" if argument == "-k" else argument for argument in arguments]
     chosen = tyro.extras.subcommand_cli_from_dict(commands, prog="erel", description=DESCRIPTION, args=arguments)
+    for kind, run in ((EmbedConfig, embed), (IndexConfig, index), (SearchConfig, search)):
+        if isinstance(chosen, kind):
+            return run(chosen)
     return bench(chosen, arguments) if isinstance(chosen, BenchConfig) else doctor()
 
 
 DESCRIPTION = """Efficient representation learning for multimodal retrieval and recommendation.
 
 Start with `erel bench`: it compares adaptation methods on an embedded data set, offline, and writes report.html.
+`erel embed`, `erel index` and `erel search` turn your pictures or texts into vectors and find them again.
 `erel doctor` tells whether the installation and the device are what you think they are."""
 
 

@@ -44,7 +44,7 @@ def read_parquet_pairs(path: str | os.PathLike[str]) -> list[Pair]:
 
 @lru_cache(maxsize=1)  # a run asks for the same table several times, and each answer reads it whole
 def _read(path: Path, size: int, modified: int) -> tuple[Pair, ...]:
-    file = _open(path)
+    file = open_parquet(path)
     names = {name.casefold(): name for name in file.schema_arrow.names}
     image, text = (_column(path, names, known) for known in (IMAGE_COLUMNS, TEXT_COLUMNS))
     _check_types(path, file.schema_arrow, image, text)
@@ -74,7 +74,7 @@ def embedded_pictures(path: str | os.PathLike[str], rows: Iterable[int]) -> Iter
     path, wanted = Path(path), list(rows)
     if not wanted:
         return
-    file = _open(path)
+    file = open_parquet(path)
     names = {name.casefold(): name for name in file.schema_arrow.names}
     places = iter(wanted)
     place = next(places, None)
@@ -86,7 +86,13 @@ def embedded_pictures(path: str | os.PathLike[str], rows: Iterable[int]) -> Iter
             return
 
 
-def _open(path: Path) -> Any:
+def open_parquet(path: Path) -> Any:
+    """A `pyarrow.parquet.ParquetFile`.
+
+    Raises:
+        ConfigError: pyarrow is not installed.
+        DataError: the file is damaged.
+    """
     try:
         import pyarrow.parquet
     except ImportError as error:

@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,25 @@ from erel_jax.interop.configurations import refuse_code
 from erel_jax.interop.safetensors_folder import read_json
 
 _SETTINGS = ("do_resize", "size", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+_SIZES = ("height", "width", "shortest_edge", "longest_edge", "max_height", "max_width")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelSettings:
+    """What happens to a decoded picture before an encoder reads it: resize, crop, then `pixels · scale + shift`.
+
+    Attributes:
+        resize: `{"height", "width"}` or `{"shortest_edge"}`, None to keep the size.
+        crop: (height, width) of the center that is kept, None for all.
+        resample: number of the resizing filter, as Pillow counts them.
+        scale, shift: float32[3] by channel.
+    """
+
+    resize: dict[str, Any] | None
+    crop: tuple[int, int] | None
+    resample: int
+    scale: np.ndarray
+    shift: np.ndarray
 
 
 class ImageProcessor:
@@ -45,8 +65,26 @@ class ImageProcessor:
         values = (np.arange(256, dtype=np.float64)[:, None] * scale - mean) / std
         self._table = np.broadcast_to(values.astype(np.float32), (256, 3))
         self._resize = settings["size"] if settings["do_resize"] else None
-        crop = settings["crop_size"] if settings.get("do_center_crop") else None
-        self.output_size = _pair(crop) or _pair(self._resize)
+        self._crop = settings["crop_size"] if settings.get("do_center_crop") else None
+        self.output_size = _pair(self._crop) or _pair(self._resize)
+
+    def pixel_settings(self) -> PixelSettings | None:
+        """The settings for who decodes, resizes and normalizes by himself; None where they are of other kinds."""
+        resize = {name: self._resize.get(name) for name in _SIZES if self._resize.get(name)} if self._resize else None
+        simple = resize is None or set(resize) in ({"height", "width"}, {"shortest_edge"})
+        if not simple or self.document.get("do_pad") or (self._crop is not None and _pair(self._crop) is None):
+            return None
+        resample = self.document.get("resample")
+        if resample is None and resize is not None:
+            resample = getattr(self.processor, "resample", None)
+        shift = self._table[0]
+        return PixelSettings(
+            resize=resize,
+            crop=_pair(self._crop),
+            resample=2 if resample is None else int(resample),
+            scale=((self._table[255].astype(np.float64) - shift) / 255).astype(np.float32),
+            shift=np.array(shift),
+        )
 
     @property
     def processor(self) -> Any:

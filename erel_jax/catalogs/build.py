@@ -1,0 +1,109 @@
+"""`erel index`: the vectors of a catalog to a searchable index that knows whose vectors it holds."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from erel_jax.artifacts import write_text_atomic
+from erel_jax.catalogs.config import IndexConfig
+from erel_jax.catalogs.shards import Catalog, read_catalog
+from erel_jax.errors import ConfigError, CorruptArtifactError
+from erel_jax.folders import check_writable
+from erel_jax.retrieval import Index, build_index, save_index
+from erel_jax.retrieval.codes import Binary, Code, Float32, Int8PerVector, eden, int8_per_dimension
+
+ORIGIN = "catalog.json"
+FITTED_ON = 50_000
+"""Rows that a code with parameters is fitted on."""
+
+CODES: Mapping[str, Callable[[np.ndarray], Code]] = {
+    "float32": lambda vectors: Float32(vectors.shape[1]),
+    "int8": lambda vectors: Int8PerVector(vectors.shape[1]),
+    "int8_per_dimension": lambda vectors: int8_per_dimension(vectors[:: max(1, len(vectors) // FITTED_ON)]),
+    "eden8": lambda vectors: eden(vectors.shape[1], 8),
+    "eden4": lambda vectors: eden(vectors.shape[1], 4),
+    "eden2": lambda vectors: eden(vectors.shape[1], 2),
+    "eden1": lambda vectors: eden(vectors.shape[1], 1),
+    "binary": lambda vectors: Binary(vectors.shape[1]),
+}
+"""Codes by the names that `erel index --code` knows; a new one is a line here and in `IndexConfig`."""
+
+
+def build(config: IndexConfig, console: Console) -> Index:
+    """Builds, measures and saves an index.
+
+    Args:
+        config: what a person asked for.
+        console: where the measurements go.
+
+    Raises:
+        ConfigError: the output folder is there already or cannot be written, or `vectors` is no output of `erel embed`.
+        DataError: the embedding is not finished, or empty.
+        CorruptArtifactError: a shard is damaged.
+    """
+    if config.out.exists() and not config.out.is_dir():
+        raise ConfigError(f"{config.out} is a file, expected a folder for the index. Choose another --out.")
+    if config.out.exists() and any(config.out.iterdir()) and not config.overwrite:
+        raise ConfigError(f"{config.out} is there already. Choose another --out, or replace it with --overwrite.")
+    check_writable(config.out.absolute().parent)
+    catalog = read_catalog(config.vectors)
+    console.print(
+        f"{len(catalog.ids):,} vectors of {catalog.vectors.shape[1]} dimensions, code {config.code}.", highlight=False
+    )
+    index = build_index(
+        catalog.ids,
+        catalog.vectors,
+        code=CODES[config.code](catalog.vectors),
+        keep_vectors=config.keep_vectors,
+        wanted_recall=config.recall,
+        metric="cosine",
+        made_by=catalog.plan.model["space"],
+    )
+    save_index(config.out, index, overwrite=True)
+    write_text_atomic(config.out / ORIGIN, json.dumps(_origin(catalog), indent=1) + "\n")
+    _print_measured(config, index, console)
+    return index
+
+
+def read_origin(folder: Path) -> dict[str, Any]:
+    """Which model and source an index of `erel index` came from: `model` and `source` as in `plan.Plan`.
+
+    Raises:
+        CorruptArtifactError: the file that says so is damaged.
+    """
+    path = folder / ORIGIN
+    try:
+        document = json.loads(path.read_text("utf-8"))
+        return {"model": dict(document["model"]), "source": dict(document["source"])}
+    except FileNotFoundError:
+        return {"model": {}, "source": {}}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptArtifactError(f"{path} cannot be read ({error}). Build the index again.") from error
+
+
+def _origin(catalog: Catalog) -> dict[str, Any]:
+    return {"model": catalog.plan.model, "source": catalog.plan.source, "options": catalog.plan.options}
+
+
+def _print_measured(config: IndexConfig, index: Index, console: Console) -> None:
+    measured = index.measured
+    assert measured is not None
+    table = Table("measured", "")
+    table.add_row("recall@10 against exact search", f"{measured.recall:.3f} (asked for: {config.recall:g})")
+    table.add_row("bytes per vector", f"{measured.bytes_per_vector:,}")
+    table.add_row("built in", f"{measured.build_seconds:.2f} s")
+    table.add_row("one query", f"{1e3 * measured.query_seconds:.1f} ms")
+    table.add_row("encoder", str(index.made_by)[:12])
+    console.print(table)
+    if measured.recall < config.recall:
+        console.print(
+            f"That is below the recall of {config.recall:g} asked for: take a --code of more bits, or --keep-vectors, "
+            "which orders the best hits by the float32 vectors.",
+            highlight=False,
+        )
+    console.print(f'Next: erel search --index {config.out} --text "…", or --image FILE', highlight=False)

@@ -1,0 +1,206 @@
+"""Every row of a person's data comes out in its place, whatever is wrong with it, read from any place on."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from erel_jax.data import catalog_tables
+from erel_jax.data.catalog_sources import open_source, scan
+from erel_jax.data.image_resize import fit_picture
+from erel_jax.data.images import BadImage
+from erel_jax.errors import ConfigError, DataError
+
+CSV = (
+    b"\xef\xbb\xbfid,image,text\r\n"
+    b'a,a.png,"two\nlines"\r\n'
+    b"\r\n"
+    b"b,b.png,plain\r\n"
+    b"c,c.png\r\n"
+    b'd,d.png,"never closed\r\n'
+    b"e,e.png,fine\r\n"
+    b"f,f.png,\xff\xfe\r\n"
+    b"g,,no picture\r\n"
+    b",h.png,no id\r\n"
+    b"i,i.png,last"
+)
+
+
+def written(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_faulty_rows_of_a_csv_keep_their_places(tmp_path):
+    source = open_source(written(tmp_path / "shop.csv", CSV))
+    rows = list(source.rows())
+    assert [(row.place.number, row.place.line, row.id) for row in rows] == [
+        (0, 2, "a"),
+        (1, 5, "b"),
+        (2, 6, ""),
+        (3, 7, ""),
+        (4, 8, "e"),
+        (5, 9, ""),
+        (6, 10, "g"),
+        (7, 11, ""),
+        (8, 12, "i"),
+    ]
+    assert rows[0].text == "two lines" and rows[6].image is None and rows[8].text == "last"
+    for number, reason in ((2, "got 2 columns, expected 3"), (3, "quotes"), (5, "not UTF-8"), (7, "id has 0 char")):
+        assert reason in (rows[number].fault or "")
+
+
+@pytest.mark.parametrize("every", [1, 2, 4])
+def test_reading_can_begin_at_every_place(tmp_path, every):
+    source = open_source(written(tmp_path / "shop.csv", CSV))
+    rows, found = list(source.rows()), scan(source, every)
+    assert found.rows == 9 and len(found.places) == -(-9 // every)
+    for number, place in enumerate(found.places):
+        assert list(source.rows(place)) == rows[number * every :]
+
+
+def test_json_lines(tmp_path):
+    lines = [
+        {"key": 7, "picture": "a.png", "title": " A  title "},
+        [1],
+        {"key": True, "title": "b"},
+        {"key": "c", "title": 3},
+        {"key": "d", "title": ["first", "second"], "picture": None},
+        {"key": 2**62, "picture": "e.png"},
+    ]
+    content = "\n".join([*map(json.dumps, lines), "{not json", "[" * 100_000, json.dumps({"key": "z", "title": "z"})])
+    source = open_source(written(tmp_path / "shop.jsonl", content), image_key="picture")
+    rows = list(source.rows())
+    assert [row.id for row in rows] == ["7", "", "", "c", "d", str(2**62), "", "", "z"]
+    assert [row.fault is None for row in rows] == [True, False, False, False, True, True, False, False, True]
+    assert rows[0].text == "A title" and rows[4].text == "first" and rows[4].image is None
+    found = scan(source, 4)
+    assert list(source.rows(found.places[1])) == rows[4:]
+
+
+def test_a_line_without_end_is_one_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr(catalog_tables, "MAX_LINE_BYTES", 64)
+    source = open_source(written(tmp_path / "t.tsv", "id\ttext\n1\tone\n2\t" + "x" * 500 + "\n3\tthree\n"))
+    rows = list(source.rows())
+    assert [row.id for row in rows] == ["1", "", "3"] and "more than 64 bytes" in (rows[1].fault or "")
+    assert list(source.rows(rows[2].place)) == rows[2:]
+
+
+def test_parquet_with_pictures_inside(tmp_path):
+    stream = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(stream, format="PNG")
+    pictures = [{"bytes": stream.getvalue(), "path": None}, {"bytes": None, "path": "x.png"}, None] * 3
+    table = pyarrow.table({"item_id": list(range(9)), "image": pictures, "caption": ["a"] * 9})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet", row_group_size=4)
+    source = open_source(tmp_path)
+    rows, found = list(source.rows()), scan(source, 5)
+    assert [row.id for row in rows] == [str(n) for n in range(9)]
+    assert rows[0].image == stream.getvalue() and rows[1].image == "x.png" and rows[2].image is None
+    assert list(source.rows(found.places[1])) == rows[5:]
+
+
+def test_folder_and_archive_of_pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    (folder / "below").mkdir(parents=True)
+    (folder / ".hidden").mkdir()
+    for name in ("b.png", "below/a.JPG", "notes.txt", ".hidden/c.png"):
+        written(folder / name, b"x")
+    source = open_source(folder)
+    assert [row.id for row in source.rows()] == ["b.png", "below/a.JPG"] and source.ignored == 1
+    before = scan(source, 1).fingerprint
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        archive.write(folder / "b.png", "b.png")
+        archive.write(folder / "below/a.JPG", "below/a.JPG")
+    assert [row.id for row in open_source(tmp_path / "p.zip").rows()] == ["b.png", "below/a.JPG"]
+    assert open_source(folder).fingerprint() == before
+    written(folder / "b.png", b"longer")
+    assert open_source(folder).fingerprint() != before
+
+
+def test_an_id_that_occurs_twice_is_named_with_both_lines(tmp_path):
+    source = open_source(written(tmp_path / "t.csv", "id,text\nx,1\ny,2\n\nx,3\n"))
+    with pytest.raises(DataError, match="'x' stands in line 2 and again in line 5"):
+        scan(source, 10)
+
+
+def test_rows_without_an_id_column_are_numbered(tmp_path):
+    assert [row.id for row in open_source(written(tmp_path / "t.csv", "text,image\na,1\nb,2\n")).rows()] == ["1", "2"]
+    assert [row.image for row in open_source(written(tmp_path / "u.csv", "1.png,a\n2.png,b\n")).rows()] == [
+        "1.png",
+        "2.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "keys", "error", "words"),
+    [
+        ("a,b,c\n1,2,3\n", {}, DataError, "--image-key or --text-key"),
+        ("id,text\n1,2\n", {"text_key": "txt"}, ConfigError, "'txt'.*Did you mean 'text'"),
+        ("", {}, DataError, "empty"),
+        ("id,text\n", {}, DataError, "nothing to embed"),
+    ],
+)
+def test_unusable_tables(tmp_path, content, keys, error, words):
+    with pytest.raises(error, match=words):
+        scan(open_source(written(tmp_path / "t.csv", content), **keys), 10)
+
+
+def test_unusable_places(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        open_source(tmp_path / "nothing")
+    with pytest.raises(DataError, match="neither a table"):
+        open_source(tmp_path)
+    written(tmp_path / "a.png", b"x")
+    with pytest.raises(ConfigError, match="--images"):
+        open_source(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(50, 37, 3), (37, 50, 3), (10, 90, 3)])
+@pytest.mark.parametrize(
+    ("size", "crop", "resample"),
+    [
+        ({"height": 32, "width": 24}, None, 2),
+        ({"shortest_edge": 32}, (32, 32), 3),
+        ({"shortest_edge": 20}, (32, 33), 3),
+    ],
+)
+def test_pictures_fit_as_transformers_fits_them(shape, size, crop, resample):
+    from erel_jax.interop.image_processor import ImageProcessor
+
+    document = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": size,
+        "do_center_crop": crop is not None,
+        "crop_size": {"height": (crop or (9, 9))[0], "width": (crop or (9, 9))[1]},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.4, 0.5, 0.6],
+        "image_std": [0.2, 0.3, 0.25],
+        "resample": resample,
+    }
+    processor = ImageProcessor(document)
+    settings = processor.pixel_settings()
+    assert settings is not None
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    fitted = fit_picture(pixels, settings.resize, settings.crop, settings.resample)
+    expected = processor.process([pixels])[0]
+    np.testing.assert_allclose(fitted * settings.scale + settings.shift, expected, atol=1e-6)
+
+
+def test_settings_of_other_kinds_are_left_to_the_processor():
+    from erel_jax.interop.image_processor import ImageProcessor, vit_settings
+
+    assert ImageProcessor({**vit_settings(8), "size": {"longest_edge": 8}}).pixel_settings() is None
+    assert ImageProcessor({**vit_settings(8), "do_pad": True}).pixel_settings() is None
+
+
+def test_a_narrow_picture_does_not_grow_without_bound():
+    with pytest.raises(BadImage, match="too many"):
+        fit_picture(np.zeros((1, 60_000, 3), np.uint8), {"shortest_edge": 224}, (224, 224), 3)
