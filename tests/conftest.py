@@ -34,7 +34,7 @@ jax.config.update("jax_enable_compilation_cache", False)
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = os.environ.get("EREL_REQUIRE_PARITY") == "1"
-REQUIRED_WORDS = ("torch", "peft", "minilm", "shared data")
+REQUIRED_WORDS = ("torch", "peft", "minilm", "shared data", "faiss", "lancedb", "qdrant")
 
 
 class BlockedSocket(RuntimeError):
