@@ -5,6 +5,7 @@ from erel_jax.retrieval.exact import search_exact
 from erel_jax.retrieval.folder import load_index, save_index, writing
 from erel_jax.retrieval.hits import Hits
 from erel_jax.retrieval.index import Found, Index, Measured, add, build_index, compacted, delete, search_index
+from erel_jax.retrieval.multi_vector import TokenCorpus, search_tokens, token_corpus
 from erel_jax.retrieval.screened import ScreenedCorpus, screened_corpus, search_screened
 from erel_jax.retrieval.sharded import ShardedRows, search_sharded, shard_rows
 from erel_jax.retrieval.streamed import write_index
@@ -16,6 +17,7 @@ __all__ = [
     "Measured",
     "ScreenedCorpus",
     "ShardedRows",
+    "TokenCorpus",
     "add",
     "build_index",
     "compacted",
@@ -29,7 +31,9 @@ __all__ = [
     "search_index",
     "search_screened",
     "search_sharded",
+    "search_tokens",
     "shard_rows",
+    "token_corpus",
     "write_index",
     "writing",
 ]

@@ -49,7 +49,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "fusion": GROUND | MODELS,
     "losses": GROUND | {"tree"},
     "metrics": GROUND | {"tree"},
-    "retrieval": GROUND | {"tree", "kmeans"},
+    "retrieval": GROUND | {"tree", "kmeans", "interaction"},
     "interaction": GROUND | {"tree"},
     "selection": GROUND | {"losses", "metrics", "kmeans"},
     "distillation": GROUND | MODELS | {"encoders", "losses", "data", "profiling"},
