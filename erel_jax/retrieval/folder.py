@@ -8,7 +8,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,7 @@ import numpy as np
 
 from erel_jax.artifacts import ArtifactDir, Verify, verify_manifest
 from erel_jax.errors import CorruptArtifactError
-from erel_jax.retrieval.codes.binary import Binary
-from erel_jax.retrieval.codes.code import Code
-from erel_jax.retrieval.codes.eden import Eden
-from erel_jax.retrieval.codes.floats import Float32
-from erel_jax.retrieval.codes.int8 import Int8PerDimension, Int8PerVector
+from erel_jax.retrieval.codes.described import CODES, described, restored
 from erel_jax.retrieval.index import Index, Measured, compacted
 from erel_jax.retrieval.metric import INNER_PRODUCT
 from erel_jax.retrieval.writer import only_writer, restore
@@ -29,8 +25,6 @@ from erel_jax.retrieval.writer import only_writer, restore
 KIND, SCHEMA = "index", 2
 READS = (1, SCHEMA)
 """Layout 1 said nothing about metric and encoder."""
-CODES: Mapping[str, type] = {kind.__name__: kind for kind in (Float32, Int8PerVector, Int8PerDimension, Binary, Eden)}
-"""Codes that can be read from a folder, by name. A new code is a line here."""
 
 
 def save_index(folder: str | os.PathLike[str], index: Index, *, overwrite: bool = False) -> None:
@@ -63,14 +57,6 @@ def writing(folder: str | os.PathLike[str]) -> Iterator[Callable[[Index], None]]
     """
     with only_writer(folder):
         yield lambda index: _save(folder, index, overwrite=True)
-
-
-def described(code: Code) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What a folder says of a code: JSON values for its manifest, and the arrays that make it."""
-    parts = {field.name: getattr(code, field.name) for field in dataclasses.fields(code)}  # type: ignore[arg-type]
-    arrays = {name: np.asarray(value) for name, value in parts.items() if hasattr(value, "shape")}
-    settings = {name: value for name, value in parts.items() if name not in arrays}
-    return {"code": type(code).__name__, "settings": settings}, arrays
 
 
 def _save(folder: str | os.PathLike[str], index: Index, overwrite: bool) -> None:
@@ -123,9 +109,8 @@ def load_index(folder: str | os.PathLike[str], *, verify: Verify = "auto", mappe
     ids = np.array(loaded["ids.npy"])
     if any(len(values) != about["rows"] for values in (ids, *stored.values())):
         raise CorruptArtifactError(f"{folder}: ids and codes do not have {about['rows']} rows. Build the index again.")
-    code: Code = CODES[about["code"]](**about["settings"], **arrays)
     return Index(
-        code=code,
+        code=restored(about, arrays),
         ids=ids,
         stored=stored,
         alive=np.ones(len(ids), bool),

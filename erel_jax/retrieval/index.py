@@ -14,6 +14,7 @@ leave with `compacted`, which `save_index` does by itself.
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -22,9 +23,11 @@ from erel_jax.retrieval.checks import check_count
 from erel_jax.retrieval.coded import rescored, search_coded
 from erel_jax.retrieval.codes.code import Code
 from erel_jax.retrieval.codes.floats import Float32
+from erel_jax.retrieval.codes.inverted import Inverted
 from erel_jax.retrieval.exact import search_exact
 from erel_jax.retrieval.hits import Hits
 from erel_jax.retrieval.ids import as_ids, ids_of, rows_of
+from erel_jax.retrieval.inverted import Lists, lists_of, search_inverted
 from erel_jax.retrieval.metric import INNER_PRODUCT, check_same, prepared
 
 SAMPLE, TOP = 100, 10
@@ -42,6 +45,7 @@ class Measured:
         build_seconds: spent encoding.
         query_seconds: median time of one query by itself.
         wanted_recall: what was asked for, None for nothing.
+        probes: lists that a query looked into, and how many there are; None without lists.
     """
 
     recall: float
@@ -49,6 +53,7 @@ class Measured:
     build_seconds: float
     query_seconds: float
     wanted_recall: float | None = None
+    probes: Sequence[int] | None = None
 
     def describe(self) -> str:
         """One line for a person; below the recall asked for it says what to change."""
@@ -58,9 +63,10 @@ class Measured:
         )
         if self.wanted_recall is None or self.recall >= self.wanted_recall:
             return line
+        lists = "" if self.probes is None else f"more probes (now {self.probes[0]} of {self.probes[1]} lists), "
         return (
-            f"{line}. That is below the recall of {self.wanted_recall:g} asked for: take more bits per dimension, or "
-            "keep_vectors=True, which scores the best hits again"
+            f"{line}. That is below the recall of {self.wanted_recall:g} asked for: take {lists}more bits per "
+            "dimension, or keep_vectors=True, which scores the best hits again"
         )
 
 
@@ -90,6 +96,15 @@ class Index:
 
     def __len__(self) -> int:
         return int(self.alive.sum())
+
+    @cached_property
+    def lists(self) -> Lists:
+        """Rows list by list, where the code is `Inverted`; laid out at the first search."""
+        if not isinstance(self.code, Inverted):
+            raise ConfigError(
+                f"the code is {type(self.code).__name__}, which has no lists; build with `inverted(...)`."
+            )
+        return lists_of(self.code, self.stored)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,9 +145,13 @@ def build_index(
     ids, vectors = as_ids(ids), prepared("vectors", vectors, metric)
     if len(ids) != len(vectors):
         raise ConfigError(f"got {len(ids)} ids and {len(vectors)} vectors, expected one id per vector.")
-    if wanted_recall is not None and not 0 < wanted_recall <= 1:
-        raise ConfigError(f"wanted_recall is {wanted_recall}, expected above 0 and at most 1.")
-    code = code or Float32(vectors.shape[1])
+    check_wanted(wanted_recall)
+    code = Float32(vectors.shape[1]) if code is None else code
+    if isinstance(code, type) or not hasattr(code, "encode"):
+        raise ConfigError(
+            f"code is {code!r}, expected one that is made for a width or fitted to a sample, such as eden(256) or "
+            "product(sample, 32)."
+        )
     begun = time.perf_counter()
     index = Index(
         code=code,
@@ -222,7 +241,20 @@ def delete(index: Index, ids: Sequence[int] | Sequence[str] | np.ndarray) -> Ind
     present = np.flatnonzero(index.alive)
     alive = index.alive.copy()
     alive[present[rows_of(index.ids[present], as_ids(ids))]] = False
-    return dataclasses.replace(index, alive=alive)
+    return _same_rows(index, alive=alive)
+
+
+def probing(index: Index, probes: int) -> Index:
+    """The index with queries that look into another number of lists; nothing is measured again.
+
+    Raises:
+        ConfigError: the index has no lists, or fewer than `probes`.
+    """
+    code = index.code
+    if not isinstance(code, Inverted) or not 1 <= probes <= len(code.centroids):
+        most = len(code.centroids) if isinstance(code, Inverted) else 0
+        raise ConfigError(f"got {probes} probes for an index of {most} lists, expected 1 to the number of lists.")
+    return _same_rows(index, code=code.replace(probes=probes))
 
 
 def compacted(index: Index) -> Index:
@@ -239,22 +271,62 @@ def compacted(index: Index) -> Index:
     )
 
 
+def _same_rows(index: Index, **changed: object) -> Index:
+    """The index with other fields but the same rows, whose lists need no other layout."""
+    other = dataclasses.replace(index, **changed)  # type: ignore[arg-type]
+    if "lists" in index.__dict__:
+        other.__dict__["lists"] = index.lists
+    return other
+
+
 def _hits(index: Index, queries: np.ndarray, k: int, mask: np.ndarray) -> Hits:
-    if index.vectors is None:
-        return search_coded(index.code, index.stored, queries, k, mask=mask)
-    return rescored(search_coded(index.code, index.stored, queries, AGAIN * k, mask=mask), index.vectors, queries, k)
+    wanted = k if index.vectors is None else AGAIN * k
+    if isinstance(index.code, Inverted):
+        hits = search_inverted(index.code, index.lists, queries, wanted, mask=mask)
+    else:
+        hits = search_coded(index.code, index.stored, queries, wanted, mask=mask)
+    return hits if index.vectors is None else rescored(hits, index.vectors, queries, k)
 
 
-def _measured(index: Index, vectors: np.ndarray, sample: int, seconds: float, wanted: float | None) -> Measured:
-    """Queries are rows with noise of a fifth of their length: rows themselves would be too easy to find."""
+def check_wanted(recall: float | None) -> None:
+    """Refuses a recall that nothing can reach.
+
+    Raises:
+        ConfigError: it is not above 0 and at most 1.
+    """
+    if recall is not None and not 0 < recall <= 1:
+        raise ConfigError(f"wanted_recall is {recall}, expected above 0 and at most 1.")
+
+
+def noisy_rows(vectors: np.ndarray, sample: int) -> np.ndarray:
+    """Queries to measure with, float32: some rows with noise of a fifth of their length, or they were too easy to find.
+
+    Args:
+        vectors: float[N, E].
+        sample: how many rows, at most N.
+    """
     draw = np.random.default_rng(0)
     rows = np.sort(draw.choice(len(vectors), min(sample, len(vectors)), replace=False))
     near = np.asarray(vectors[rows], np.float32)
     noise = draw.standard_normal(near.shape).astype(np.float32)
     lengths = np.linalg.norm(near, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
-    queries = near + 0.2 * lengths * noise
-    k = min(TOP, len(vectors))
-    truth, found = search_exact(vectors, queries, k).rows, _hits(index, queries, k, index.alive).rows
+    return near + 0.2 * lengths * noise
+
+
+def measured_with(
+    index: Index, queries: np.ndarray, truth: np.ndarray, seconds: float, wanted: float | None
+) -> Measured:
+    """What searching an index shows.
+
+    Args:
+        index: without deleted rows.
+        queries: float[Q, E].
+        truth: int32[Q, K], rows that exact search finds.
+        seconds: spent encoding.
+        wanted: recall to reach, None for no wish.
+    """
+    k = truth.shape[1]
+    found = _hits(index, queries, k, index.alive).rows
     shares = [len(set(a) & set(b)) / k for a, b in zip(found.tolist(), truth.tolist(), strict=True)]
     times = []
     for query in queries[:6]:
@@ -268,4 +340,11 @@ def _measured(index: Index, vectors: np.ndarray, sample: int, seconds: float, wa
         build_seconds=seconds,
         query_seconds=float(np.median(times[1:] or times)),
         wanted_recall=wanted,
+        probes=[index.code.probes, len(index.code.centroids)] if isinstance(index.code, Inverted) else None,
     )
+
+
+def _measured(index: Index, vectors: np.ndarray, sample: int, seconds: float, wanted: float | None) -> Measured:
+    queries = noisy_rows(vectors, sample)
+    truth = search_exact(vectors, queries, min(TOP, len(vectors))).rows
+    return measured_with(index, queries, truth, seconds, wanted)

@@ -143,7 +143,7 @@ def _extended(
 
 @jax.jit
 def _after(left: jax.Array, errors: jax.Array, centroids: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jax.lax.map(lambda tile: _extended(*tile, centroids)[:2], (left, errors))
+    return jax.lax.map(lambda tile: _extended(tile[0], tile[1], centroids)[:2], (left, errors))
 
 
 @jax.jit

@@ -17,7 +17,7 @@ from erel_jax.retrieval import (
     search_exact,
     search_index,
 )
-from erel_jax.retrieval.codes import Binary, Float32, Int8PerVector, eden, int8_per_dimension
+from erel_jax.retrieval.codes import Binary, Float32, Int8PerVector, eden, int8_per_dimension, product, residual
 
 WIDTH = 16
 
@@ -114,7 +114,15 @@ def test_it_measures_itself_and_says_what_to_change() -> None:
     assert (coarse.bytes_per_vector, fine.bytes_per_vector) == (2, 2 + 64) and exact.query_seconds > 0
 
 
-CODES = [Float32(WIDTH), Int8PerVector(WIDTH), int8_per_dimension(drawn(100)), Binary(WIDTH), eden(WIDTH, 3, seed=5)]
+CODES = [
+    Float32(WIDTH),
+    Int8PerVector(WIDTH),
+    int8_per_dimension(drawn(100)),
+    Binary(WIDTH),
+    eden(WIDTH, 3, seed=5),
+    product(drawn(300), 4, bits=4, iterations=1),
+    residual(drawn(300), 4, bits=4, beam=3, iterations=1),
+]
 
 
 @pytest.mark.parametrize("code", CODES, ids=lambda code: type(code).__name__)

@@ -1,6 +1,7 @@
 """Product and residual quantization against NumPy, and how they rank."""
 
 import itertools
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -162,7 +163,8 @@ def test_bad_samples_and_settings_are_refused() -> None:
             fit(rows.astype(int))
     with pytest.raises(ConfigError, match="5 parts for width 16"):
         product(rows, 5)
-    for options in ({"bits": 5}, {"rotation": "pca"}, {"turns": 0}, {"iterations": 0}):
+    for wrong in ({"bits": 5}, {"rotation": "pca"}, {"turns": 0}, {"iterations": 0}):
+        options: Any = wrong
         with pytest.raises(ConfigError, match="expected"):
             product(rows, 4, **options)
     for options in ({"bits": 5}, {"beam": 0}, {"beam": 257}, {"iterations": 0}):

@@ -1,0 +1,208 @@
+"""Search in inverted lists: only the rows filed under the centroids nearest to a query are scored.
+
+Rows lie list by list in blocks of fixed size. A batch of queries is turned into work items, each a block and the few
+queries that look into its list, so that a block is read once for all of them and every item is one small matrix
+product of one shape. Only the largest score of each group of rows is ranked at first; the K best rows lie in the K
+groups with the largest ones. int8 codes are multiplied by int8 queries, and the best rows scored again by float ones.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from erel_jax.errors import ConfigError
+from erel_jax.retrieval.checks import check_count, check_vectors
+from erel_jax.retrieval.codes.code import scores_of
+from erel_jax.retrieval.codes.inverted import Inverted
+from erel_jax.retrieval.hits import Hits
+from erel_jax.retrieval.int8_screen import quick_queries, quick_scores, screened_rows
+from erel_jax.retrieval.inverted_work import Work, planned
+
+BLOCK, GROUP = 256, 32
+MOST_QUERIES = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Lists:
+    """Stored rows list by list.
+
+    Attributes:
+        parts: what the inner code stored, [C, R, ...] in C blocks of R rows of one list each, filled with zeros.
+        rows: int32[C, R], row numbers, ascending within a list; -1 where a block is filled up.
+        starts: int64[L + 1], first block of each list, on the host.
+    """
+
+    parts: Mapping[str, jax.Array]
+    rows: jax.Array
+    starts: np.ndarray
+
+
+def lists_of(code: Inverted, stored: Mapping[str, np.ndarray], *, block: int = BLOCK) -> Lists:
+    """Orders stored rows by list.
+
+    Args:
+        code: how they are stored.
+        stored: what `code.encode` gave.
+        block: rows per block, a multiple of 32.
+
+    Raises:
+        ConfigError: there are no rows, or `block` is no multiple of 32.
+    """
+    if block < GROUP or block % GROUP:
+        raise ConfigError(f"block is {block}, expected a multiple of {GROUP}.")
+    owner = np.asarray(stored["list"])
+    if not len(owner):
+        raise ConfigError("the index has no rows: add some before searching.")
+    counts = np.bincount(owner, minlength=len(code.centroids))
+    starts = np.concatenate([[0], np.cumsum(-(-counts // block))])
+    order = np.argsort(owner, kind="stable")
+    # Where each row goes: its list's first place, and its number within the list.
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    places = np.repeat(starts[:-1] * block, counts) + within
+    rows = np.full(starts[-1] * block, -1, np.int32)
+    rows[places] = order
+    parts = {}
+    for name, values in stored.items():
+        if name != "list":
+            laid = np.zeros((len(rows), *values.shape[1:]), values.dtype)
+            laid[places] = values[order]
+            parts[name] = jnp.asarray(laid.reshape(-1, block, *values.shape[1:]))
+    return Lists(parts=parts, rows=jnp.asarray(rows.reshape(-1, block)), starts=starts)
+
+
+def search_inverted(
+    code: Inverted, lists: Lists, queries: np.ndarray, k: int, *, mask: np.ndarray | None = None
+) -> Hits:
+    """The K best rows of the lists nearest to each query.
+
+    Args:
+        code: how rows are stored; its `probes` say how many lists are looked into.
+        lists: from `lists_of`.
+        queries: float[Q, E].
+        k: hits per query.
+        mask: bool[N], rows that may be found; None allows all.
+
+    Returns:
+        The hits, with estimated scores. Where the lists hold fewer than K rows (that are allowed), the places left over
+        have row -1: look into more lists.
+
+    Raises:
+        ConfigError, NonFiniteError: as `search_coded`.
+
+    Equal scores of one list stand in row order. Relation: `search_coded` with the same code looks into all lists.
+    """
+    queries = np.asarray(queries)
+    check_vectors("queries", queries, code.width)
+    check_count(k)
+    allowed = None
+    if mask is not None and not np.all(mask):
+        allowed = jnp.asarray(np.asarray(mask)[np.maximum(np.asarray(lists.rows), 0)])
+    queries = np.asarray(queries, np.float32)
+    values, near = (np.asarray(side) for side in _nearest(code.centroids, queries, code.probes))
+    # Queries that look into the same lists are answered together.
+    order = np.argsort(near[:, 0], kind="stable")
+    cores = os.cpu_count() or 1 if jax.default_backend() == "cpu" else 1
+    size = min(MOST_QUERIES, max(1, -(-len(queries) // cores)))
+    cuts = [order[start : start + size] for start in range(0, len(order), size)]
+
+    def answered(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        filled = np.pad(chosen, (0, size - len(chosen)), mode="edge")
+        base = values[filled] if code.residual else np.zeros_like(values[filled])
+        work = planned(near[filled], base, lists.starts)
+        found = _answered(code, (lists.parts, lists.rows), allowed, queries[filled], work, k)
+        return tuple(np.asarray(side)[: len(chosen)] for side in found)  # type: ignore[return-value]
+
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    rows = np.full((len(queries), k), -1, np.int32)
+    for chosen, (best, found) in zip(cuts, _in_turns(answered, cuts, cores), strict=True):
+        scores[chosen, : best.shape[1]], rows[chosen, : best.shape[1]] = best, found
+    return Hits(rows=np.where(np.isfinite(scores), rows, -1), scores=scores)
+
+
+def _in_turns(work: Any, cuts: list[np.ndarray], cores: int) -> list[Any]:
+    """On a CPU several batches run at once: a loop over small products keeps one core busy, not all of them."""
+    if len(cuts) == 1:
+        return [work(cuts[0])]
+    return list(_threads(cores).map(work, cuts))
+
+
+@lru_cache
+def _threads(cores: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(cores, thread_name_prefix="lists")
+
+
+@partial(jax.jit, static_argnames=("probes",))
+def _nearest(centroids: jax.Array, queries: jax.Array, probes: int) -> list[jax.Array]:
+    scores = jnp.matmul(queries, centroids.T, precision=jax.lax.Precision.HIGHEST)
+    return jax.lax.top_k(scores, probes)
+
+
+@partial(jax.jit, static_argnames=("k",))
+def _answered(
+    code: Inverted, filed: tuple, allowed: jax.Array | None, queries: jax.Array, work: Work, k: int
+) -> tuple[jax.Array, jax.Array]:
+    inner, again = code.inner, screened_rows(code.inner, k)
+    work = jax.tree.map(jnp.asarray, work)
+    asked = inner.project(queries)
+    parts, rows = filed
+    scores, maxima = _scored(code, filed, allowed, asked, work)
+    best, slot, place = _best(scores, maxima, work.slots, again or k)
+    block = work.blocks[slot // work.lanes]
+    if again:
+        part = {name: values[block, place] for name, values in parts.items()}
+        exact = jax.vmap(lambda one, own: scores_of(inner, one[None], own)[0])(asked, part)
+        exact = exact + work.base.reshape(-1)[slot]
+        best, order = jax.lax.top_k(jnp.where(jnp.isfinite(best), exact, -jnp.inf), min(k, best.shape[1]))
+        block, place = (jnp.take_along_axis(side, order, axis=1) for side in (block, place))
+    return best, rows[block, place]
+
+
+def _scored(
+    code: Inverted, filed: tuple, allowed: jax.Array | None, asked: jax.Array, work: Work
+) -> tuple[jax.Array, jax.Array]:
+    """Scores of every item, float32[W, G, R], and the largest of each group of rows, float32[W, G, R / 32]."""
+    quick = quick_queries(code.inner, asked)
+    parts, rows = filed
+    (width, lanes), block = work.queries.shape, rows.shape[1]
+
+    def item(number: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        place = work.blocks[number]
+        part = {name: values[place] for name, values in parts.items()}
+        own = jax.tree.map(lambda values: values[work.queries[number]], quick)
+        real = rows[place] >= 0
+        if allowed is not None:
+            real = real & allowed[place]
+        sums = quick_scores(code.inner, own, part) + work.base[number][:, None]
+        sums = jnp.where(real[None, :], sums, -jnp.inf)
+        return found[0].at[number].set(sums), found[1].at[number].set(sums.reshape(lanes, -1, GROUP).max(axis=2))
+
+    empty = jnp.zeros((width, lanes, block), jnp.float32), jnp.zeros((width, lanes, block // GROUP), jnp.float32)
+    return jax.lax.fori_loop(0, work.count, item, empty)
+
+
+def _best(
+    scores: jax.Array, maxima: jax.Array, slots: jax.Array, wanted: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The best rows of each query: scores, slots and places in their blocks, [Q, T]; -inf where nothing is left."""
+    groups = maxima.shape[2]
+    listed = jnp.where((slots >= 0)[:, :, None], maxima.reshape(-1, groups)[slots], -jnp.inf)
+    listed = listed.reshape(len(slots), -1)
+    # In row order, so that equal scores come out in row order.
+    top, chosen = jax.lax.top_k(listed, min(wanted, listed.shape[1]))
+    chosen = jnp.sort(jnp.where(jnp.isfinite(top), chosen, listed.shape[1]), axis=1)
+    there = chosen < listed.shape[1]
+    chosen = jnp.where(there, chosen, 0)
+    slot = jnp.maximum(jnp.take_along_axis(slots, chosen // groups, axis=1), 0)
+    group = chosen % groups
+    inside = scores.reshape(-1, groups, GROUP)[slot, group]
+    inside = jnp.where(there[:, :, None], inside, -jnp.inf).reshape(len(slots), -1)
+    best, places = jax.lax.top_k(inside, min(wanted, inside.shape[1]))
+    group = jnp.take_along_axis(group, places // GROUP, axis=1)
+    return best, jnp.take_along_axis(slot, places // GROUP, axis=1), group * GROUP + places % GROUP

@@ -1,0 +1,74 @@
+"""Which block is multiplied by which queries: the plan of a search in inverted lists, made on the host."""
+
+import jax
+import numpy as np
+from flax import struct
+
+LANES = (1, 4, 16)
+LEAST_ITEMS = 64
+
+
+@struct.dataclass
+class Work:
+    """Work items of a batch; lengths W and M are rounded up, so that few shapes are compiled.
+
+    Attributes:
+        blocks: int32[W], the block of each item.
+        queries: int32[W, G], the queries that look into it; lanes left over are never read.
+        base: float32[W, G], what is added to the scores of an item.
+        slots: int32[Q, M], the places W · G of a query's scores, in the order of blocks; -1 where there are fewer.
+        count: int32, items that are there.
+    """
+
+    blocks: jax.Array | np.ndarray
+    queries: jax.Array | np.ndarray
+    base: jax.Array | np.ndarray
+    slots: jax.Array | np.ndarray
+    count: jax.Array | np.int32
+
+    @property
+    def lanes(self) -> int:
+        """G."""
+        return self.queries.shape[1]
+
+
+def planned(near: np.ndarray, base: np.ndarray, starts: np.ndarray) -> Work:
+    """Groups queries by the blocks that they look into.
+
+    Args:
+        near: int[Q, P], the lists of each query.
+        base: float32[Q, P], what is added to the scores of a list.
+        starts: int[L + 1], first block of each list.
+    """
+    lists = near.ravel()
+    counts = starts[lists + 1] - starts[lists]
+    pair = np.repeat(np.arange(len(lists)), counts)
+    block = np.arange(len(pair)) - np.repeat(np.cumsum(counts) - counts, counts) + starts[lists][pair]
+    order = np.argsort(block, kind="stable")
+    pair, block = pair[order], block[order]
+    run = _runs(block)
+    lanes = _lanes(len(block), int((run == 0).sum()))
+    item = np.cumsum(run % lanes == 0) - 1
+    items = int(item[-1]) + 1 if len(item) else 0
+    width = max(LEAST_ITEMS, 1 << (items - 1).bit_length() if items else 0)
+    blocks, queries = np.zeros(width, np.int32), np.zeros((width, lanes), np.int32)
+    added = np.zeros((width, lanes), np.float32)
+    query = pair // near.shape[1]
+    blocks[item], queries[item, run % lanes], added[item, run % lanes] = block, query, base.ravel()[pair]
+    turn = np.argsort(query, kind="stable")
+    most = int(np.bincount(query, minlength=1).max())
+    slots = np.full((len(near), max(4, 1 << max(most - 1, 0).bit_length())), -1, np.int32)
+    slots[query[turn], _runs(query[turn])] = (item * lanes + run % lanes)[turn]
+    return Work(blocks=blocks, queries=queries, base=added, slots=slots, count=np.int32(items))
+
+
+def _runs(values: np.ndarray) -> np.ndarray:
+    """0, 1, 2, … within each run of equal values."""
+    numbers = np.arange(len(values))
+    first = np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]
+    return numbers - np.maximum.accumulate(np.where(first, numbers, 0))
+
+
+def _lanes(pairs: int, blocks: int) -> int:
+    """Queries per item: about as many as look into a block."""
+    return next((lanes for lanes in LANES if pairs <= 2 * lanes * max(blocks, 1)), LANES[-1])
