@@ -50,7 +50,7 @@ def main(
             index = Path(folder or scratch) / f"{code}-{count}"
             if not index.exists():
                 begun = time.perf_counter()
-                write_index(index, np.arange(count) + 2**40, drawn(count), code=CODES[code]())
+                write_index(index, np.arange(count) + 2**40, drawn(count), code=CODES[code](), sample=0)
                 print(f"  {index.name} built in {time.perf_counter() - begun:.0f} s", file=sys.stderr)
             size = sum(path.stat().st_size for path in index.iterdir())
             for place in () if build_alone else PLACES:

@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 
 from erel_jax.errors import ConfigError, DataError, NonFiniteError
-from erel_jax.retrieval import build_index, load_index, save_index, search_coded, search_index, write_index
+from erel_jax.retrieval import (
+    build_index,
+    load_index,
+    save_index,
+    search_coded,
+    search_exact,
+    search_index,
+    write_index,
+)
 from erel_jax.retrieval.blocks import blocks_ahead
-from erel_jax.retrieval.codes import Float32, Int8PerVector, eden
+from erel_jax.retrieval.codes import Binary, Float32, Int8PerVector, eden
+from erel_jax.retrieval.index import noisy_rows
 
 WIDTH = 8
 
@@ -71,9 +80,13 @@ def test_an_index_written_by_blocks_is_the_one_built_at_once(tmp_path, code, met
     ids = [f"id {number}" for number in range(50)]
     keep = metric == "cosine"
     parts = (vectors[start : start + 16] for start in range(0, 50, 16))
-    seconds = write_index(tmp_path / "blocks", ids, parts, code=code, metric=metric, made_by="m", keep_vectors=keep)
+    measured = write_index(tmp_path / "blocks", ids, parts, code=code, metric=metric, made_by="m", keep_vectors=keep)
     save_index(tmp_path / "whole", build_index(ids, vectors, code=code, metric=metric, sample=0, keep_vectors=keep))
-    assert seconds >= 0
+    whole = build_index(ids, vectors, code=code, metric=metric, keep_vectors=keep).measured
+    assert measured is not None and whole is not None
+    # Queries are noisy rows of the first block here and of all rows there.
+    assert abs(measured.recall - whole.recall) < 0.25 and measured.bytes_per_vector == whole.bytes_per_vector
+    assert load_index(tmp_path / "blocks").measured == measured
     for path in (tmp_path / "whole").glob("*.npy"):
         np.testing.assert_array_equal(np.load(tmp_path / "blocks" / path.name), np.load(path))
     mapped, resident = (load_index(tmp_path / "blocks", mapped=choice) for choice in (True, False))
@@ -107,6 +120,24 @@ def test_blocks_that_do_not_fit_the_ids_leave_nothing_and_the_old_index(tmp_path
         write_index(folder, [1], [drawn(1)], code=Float32(WIDTH))
     assert load_index(folder).ids.tolist() == [1, 2]
     assert sorted(path.name for path in tmp_path.iterdir()) == [".index.lock", "index"]
+
+
+def test_recall_is_measured_against_all_blocks(tmp_path) -> None:
+    vectors = drawn(90)
+    blocks = [vectors[:30], vectors[30:33], vectors[33:]]
+    for code in (Float32(WIDTH), Binary(WIDTH)):
+        measured = write_index(tmp_path / "index", np.arange(90), blocks, code=code, overwrite=True, wanted_recall=0.99)
+        assert measured is not None
+        truth = search_exact(vectors, noisy_rows(vectors[:30], 100), 10).rows
+        found = search_coded(code, code.encode(vectors), noisy_rows(vectors[:30], 100), 10).rows
+        recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.tolist(), truth.tolist(), strict=True)])
+        assert measured.recall == pytest.approx(recall) and ("below the recall" in measured.describe()) == (
+            recall < 0.99
+        )
+    assert measured.recall < 0.99
+    assert write_index(tmp_path / "index", np.arange(90), blocks, code=code, overwrite=True, sample=0) is None
+    with pytest.raises(ConfigError, match="wanted_recall is 2"):
+        write_index(tmp_path / "index", np.arange(90), blocks, code=code, overwrite=True, wanted_recall=2)
 
 
 def test_scores_do_not_depend_on_the_block_size() -> None:
