@@ -2,15 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from erel_jax.compression import in_chunks, quantize_int8, quantize_nf4, serving_params
+from erel_jax.compression import in_chunks, quantize_grouped, quantize_int8, quantize_nf4, serving_params
 from erel_jax.errors import ConfigError
 from erel_jax.folders import safe_join
 from erel_jax.interop.configurations import towers
@@ -25,6 +27,12 @@ MODALITIES = ("image", "text")
 CHUNK_TOKENS = 1024
 """Tokens that a CPU encodes at a time: more leave its cache."""
 SHORTEST_BUCKET = 16
+SMALLER: Mapping[str, Callable[[Any], Any]] = {
+    "int8": quantize_int8,
+    "int4": partial(quantize_grouped, group=32),  # divides the widths of all families
+    "nf4": quantize_nf4,
+}
+"""Rewrites of parameters by the names that `--precision` knows; a new one is a line here and in `config`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,10 +72,15 @@ def modalities_of(model: str, revision: str | None = None) -> list[str]:
         ConfigError: neither a folder nor a Hub id, of an unknown architecture, or it reads neither.
         CheckpointError: the folder has no configuration.
     """
+    if pair := _pair(model):
+        return list(pair)
     source = locate(model, revision)
     path = safe_join(source.folder, "config.json", link_root=source.link_root)
     if not path.is_file():
-        raise ConfigError(f"{source.folder} has no config.json. Point --model to a folder in the Hugging Face layout.")
+        raise ConfigError(
+            f"{source.folder} has no config.json. Point --model to a folder in the Hugging Face layout, or to one that "
+            "holds two such folders, `image` and `text`."
+        )
     found = [name for name in MODALITIES if name in (known := towers(read_json(path), path))]
     if not found:
         raise ConfigError(f"{model} reads {', '.join(known)}; catalogs have pictures and texts. Choose another model.")
@@ -88,9 +101,10 @@ def load_embedder(
     """Loads a tower for embedding.
 
     Args:
-        model: folder in the Hugging Face layout, or Hub id.
+        model: folder in the Hugging Face layout, folder of two of them (`image` and `text`, trained for one space), or
+            Hub id.
         modality: "image" or "text".
-        precision: "float32", "bfloat16", or weights of "int8" or "nf4" with bfloat16 around them.
+        precision: "float32", "bfloat16", or weights of "int8", "int4" or "nf4" with bfloat16 around them.
         pooling, prompt, revision: as of `load_encoder`.
         max_length: most tokens of a text; None takes the tokenizer's.
         dims: leading dimensions that are kept, for models trained so; None keeps all.
@@ -100,7 +114,10 @@ def load_embedder(
         CheckpointError: weights that do not fit.
     """
     policy = FLOAT32 if precision == "float32" else BFLOAT16
-    loaded = load_encoder(model, modality=modality, precision=policy, pooling=pooling, prompt=prompt, revision=revision)
+    source = _pair(model).get(modality, model)
+    loaded = load_encoder(
+        source, modality=modality, precision=policy, pooling=pooling, prompt=prompt, revision=revision
+    )
     encoder = loaded.encoder
     if dims is not None and not 1 <= dims <= encoder.embedding_width:
         raise ConfigError(f"--dims is {dims}, expected 1 to {encoder.embedding_width}, the width of {model}.")
@@ -109,7 +126,7 @@ def load_embedder(
         file = "tokenizer.json" if modality == "text" else "preprocessor_config.json"
         raise ConfigError(f"{model} came without {file}, which says how {modality}s are prepared. Get that file too.")
     width = dims or encoder.embedding_width
-    params = {"int8": quantize_int8, "nf4": quantize_nf4}.get(precision, lambda tree: tree)(loaded.params)
+    params = SMALLER[precision](loaded.params) if precision in SMALLER else loaded.params
     settings = None if loaded.image_processor is None else loaded.image_processor.pixel_settings()
     return Embedder(
         loaded=loaded,
@@ -161,13 +178,20 @@ def _buckets(loaded: Loaded, max_length: int | None) -> tuple[int, ...]:
     return (*[size for size in sizes if size < limit], limit)
 
 
+def _pair(model: str) -> dict[str, str]:
+    """The folders of two towers side by side by modality; empty for any other model."""
+    folder = Path(model)
+    if (folder / "config.json").exists():
+        return {}
+    return {name: str(folder / name) for name in MODALITIES if (folder / name / "config.json").is_file()}
+
+
 def _space(model: str, loaded: Loaded, width: int, revision: str | None) -> str:
-    source = locate(model, revision)
-    config = read_json(safe_join(source.folder, "config.json", link_root=source.link_root))
+    found = [locate(part, revision) for part in _pair(model).values() or (model,)]
     described = {
-        "weights": TensorFolder(source.folder, link_root=source.link_root).digests(),
-        "config": config,
-        "pooling": getattr(loaded.encoder.config, "pooling", None),
+        "weights": [TensorFolder(source.folder, link_root=source.link_root).digests() for source in found],
+        "config": [read_json(safe_join(source.folder, "config.json", link_root=source.link_root)) for source in found],
+        "pooling": getattr(loaded.encoder.config, "pooling", None) if len(found) == 1 else None,
         "width": width,
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
