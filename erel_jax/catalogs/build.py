@@ -16,10 +16,13 @@ from erel_jax.errors import ConfigError, CorruptArtifactError
 from erel_jax.folders import check_writable
 from erel_jax.retrieval import Index, build_index, save_index
 from erel_jax.retrieval.codes import Binary, Code, Float32, Int8PerVector, eden, int8_per_dimension
+from erel_jax.retrieval.streamed import write_index
 
 ORIGIN = "catalog.json"
 FITTED_ON = 50_000
 """Rows that a code with parameters is fitted on."""
+RESIDENT_BYTES, SAMPLED = 2**31, 100_000
+"""Vectors of more bytes than that are never in memory together; so many rows are then measured on."""
 
 CODES: Mapping[str, Callable[[np.ndarray], Code]] = {
     "float32": lambda vectors: Float32(vectors.shape[1]),
@@ -52,21 +55,49 @@ def build(config: IndexConfig, console: Console) -> Index:
         raise ConfigError(f"{config.out} is there already. Choose another --out, or replace it with --overwrite.")
     check_writable(config.out.absolute().parent)
     catalog = read_catalog(config.vectors)
-    console.print(
-        f"{len(catalog.ids):,} vectors of {catalog.vectors.shape[1]} dimensions, code {config.code}.", highlight=False
-    )
-    index = build_index(
-        catalog.ids,
-        catalog.vectors,
-        code=CODES[config.code](catalog.vectors),
+    rows, width = len(catalog.ids), catalog.plan.model["width"]
+    console.print(f"{rows:,} vectors of {width} dimensions, code {config.code}.", highlight=False)
+    if 4 * rows * width <= RESIDENT_BYTES:
+        index = _built(config, catalog, catalog.ids, catalog.vectors)
+        save_index(config.out, index, overwrite=True)
+    else:
+        index = _streamed(config, catalog, console)
+    write_text_atomic(config.out / ORIGIN, json.dumps(_origin(catalog), indent=1) + "\n")
+    _print_measured(config, index, console)
+    return index
+
+
+def _built(config: IndexConfig, catalog: Catalog, ids: np.ndarray, vectors: np.ndarray) -> Index:
+    return build_index(
+        ids,
+        vectors,
+        code=CODES[config.code](vectors),
         keep_vectors=config.keep_vectors,
         wanted_recall=config.recall,
         metric="cosine",
         made_by=catalog.plan.model["space"],
     )
-    save_index(config.out, index, overwrite=True)
-    write_text_atomic(config.out / ORIGIN, json.dumps(_origin(catalog), indent=1) + "\n")
-    _print_measured(config, index, console)
+
+
+def _streamed(config: IndexConfig, catalog: Catalog, console: Console) -> Index:
+    """Fits and measures on rows spread over the catalog, then encodes the shards one by one into files.
+
+    Returns:
+        The index of the sample, whose code and measurements those of the whole are told by.
+    """
+    every = -(-len(catalog.ids) // SAMPLED)
+    sampled, start = [], 0
+    for block in catalog.blocks():
+        sampled.append(block[-start % every :: every].copy())
+        start += len(block)
+    index = _built(config, catalog, catalog.ids[::every], np.concatenate(sampled))
+    console.print(
+        f"Too large for memory: encoded shard by shard. What follows was measured on {len(index):,} of the rows, where "
+        "recall is higher and search faster than among all.",
+        highlight=False,
+    )
+    about: dict[str, Any] = {"metric": index.metric, "made_by": index.made_by, "keep_vectors": config.keep_vectors}
+    write_index(config.out, catalog.ids, catalog.blocks(), code=index.code, overwrite=True, **about)
     return index
 
 

@@ -43,9 +43,9 @@ class EmbedConfig:
     text_key: str | None = None
     """Column of texts. Default: text, caption, title, name or item."""
 
-    precision: Literal["bfloat16", "float32", "int8", "nf4"] = "bfloat16"
-    """Operands of matrix products; int8 and nf4 (4 bits) shrink the weights, with bfloat16 around them. Sums, norms and
-    the vectors are float32 either way."""
+    precision: Literal["bfloat16", "float32", "int8", "int4", "nf4"] = "bfloat16"
+    """Operands of matrix products; int8, int4 and nf4 (both 4 bits) shrink the weights, with bfloat16 around them. Sums,
+    norms and the vectors are float32 either way."""
 
     pooling: str | None = None
     """How token states become one vector: cls, mean, last or pooler. Default: what the model's folder says."""
@@ -163,7 +163,7 @@ class SearchConfig:
     images: Path | None = None
     """Folder or zip of the pictures that --data names. Default: as with `erel embed`."""
 
-    precision: Literal["bfloat16", "float32", "int8", "nf4"] = "bfloat16"
+    precision: Literal["bfloat16", "float32", "int8", "int4", "nf4"] = "bfloat16"
     """Operands of matrix products when the queries are encoded."""
 
     prompt: str | None = None

@@ -113,21 +113,39 @@ def finish(folder: Path, plan: Plan) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Catalog:
-    """A finished output folder of `erel embed`.
+    """A finished output folder of `erel embed`; its vectors stay on disk until they are asked for.
 
     Attributes:
+        folder: the folder.
         plan: what was embedded, with what.
         ids: text[N], in the order of the source.
-        vectors: float32[N, E] of length 1.
     """
 
+    folder: Path
     plan: Plan
     ids: np.ndarray
-    vectors: np.ndarray
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """float32[N, E] of length 1, read anew."""
+        vectors = np.empty((len(self.ids), self.plan.model["width"]), np.float32)
+        start = 0
+        for block in self.blocks():
+            vectors[start : start + len(block)] = block
+            start += len(block)
+        return vectors
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The vectors shard by shard, float32[n, E]; shards without any are passed over."""
+        for number in range(len(self.plan.places)):
+            path = self.folder / self.plan.shard_name(number) / "vectors.npy"
+            block = np.load(path, allow_pickle=False)
+            if len(block):
+                yield block.astype(np.float32, copy=False)
 
 
 def read_catalog(folder: Path) -> Catalog:
-    """Reads all shards, comparing every checksum.
+    """Opens all shards, comparing every checksum.
 
     Args:
         folder: output folder of `erel embed`.
@@ -144,26 +162,19 @@ def read_catalog(folder: Path) -> Catalog:
             f"{folder}: {missing} of {len(plan.places)} shards are not there yet. Run the same `erel embed` again; it "
             "goes on where it stopped."
         )
-    sizes = [read_manifest(folder / plan.shard_name(number)).metadata["kept"] for number in range(len(plan.places))]
-    if not sum(sizes):
+    ids = [id for number in range(len(plan.places)) for id in _checked_ids(folder / plan.shard_name(number), plan)]
+    if not ids:
         raise DataError(f"{folder}: none of {plan.rows} rows could be embedded; {LEFT_OUT} says why.")
-    vectors, ids, start = np.empty((sum(sizes), plan.model["width"]), np.float32), [], 0
-    for own_ids, own_vectors in _shards(folder, plan):
-        vectors[start : start + len(own_ids)] = own_vectors
-        ids += own_ids
-        start += len(own_ids)
-    return Catalog(plan=plan, ids=np.array(ids, dtype=str), vectors=vectors)
+    return Catalog(folder=folder, plan=plan, ids=np.array(ids, dtype=str))
 
 
-def _shards(folder: Path, plan: Plan) -> Iterator[tuple[list[str], np.ndarray]]:
-    for number in range(len(plan.places)):
-        path = folder / plan.shard_name(number)
-        about = verify_manifest(path, "full", kind=KIND).metadata
-        ids = json.loads((path / "ids.json").read_text("utf-8"))
-        vectors = np.load(path / "vectors.npy", allow_pickle=False)
-        if about["space"] != plan.model["space"] or vectors.shape != (len(ids), plan.model["width"]):
-            raise CorruptArtifactError(
-                f"{path} holds {len(ids)} ids and vectors {list(vectors.shape)} of encoder {about['space'][:12]}; the "
-                f"plan says width {plan.model['width']} of {plan.model['space'][:12]}. Delete it and embed again."
-            )
-        yield ids, vectors
+def _checked_ids(path: Path, plan: Plan) -> list[str]:
+    about = verify_manifest(path, "full", kind=KIND).metadata
+    ids = json.loads((path / "ids.json").read_text("utf-8"))
+    shape = np.load(path / "vectors.npy", mmap_mode="r", allow_pickle=False).shape
+    if about["space"] != plan.model["space"] or shape != (len(ids), plan.model["width"]):
+        raise CorruptArtifactError(
+            f"{path} holds {len(ids)} ids and vectors {list(shape)} of encoder {about['space'][:12]}; the plan says "
+            f"width {plan.model['width']} of {plan.model['space'][:12]}. Delete it and embed again."
+        )
+    return ids

@@ -2,20 +2,21 @@
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
+import zlib
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from erel_jax import tree
+from erel_jax import retrieval, tree
 from erel_jax.catalogs.shards import read_catalog
 from erel_jax.encoders import ENCODERS
 from erel_jax.errors import DataError
@@ -61,7 +62,7 @@ def clip(tmp_path_factory):
 
 @pytest.fixture
 def shop(tmp_path):
-    """A table of 20 items whose faults are: a broken and a missing picture, an escape, no picture, a short row."""
+    """A table of 21 items; faults: a broken picture, a bomb, a missing one, an escape, none at all, a short row."""
     root = tmp_path / "shop"
     root.mkdir()
     rows = ["id,image,text"]
@@ -69,7 +70,19 @@ def shop(tmp_path):
         picture(number).save(root / f"p{number}.png")
         rows.append(f'sku-{number},p{number}.png,"red shoe {ATTACK}"')
     (root / "broken.png").write_bytes((root / "p1.png").read_bytes()[:200])
-    rows += ["b,broken.png,x", "m,missing.png,green lamp", "e,../../etc/passwd,x", "n,,blue shoe", "short"]
+    header = struct.pack(">4sIIBBBBB", b"IHDR", 30_000, 30_000, 8, 2, 0, 0, 0)
+    checked = (
+        struct.pack(">I", 13) + header + struct.pack(">II4sI", zlib.crc32(header), 0, b"IDAT", zlib.crc32(b"IDAT"))
+    )
+    (root / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + checked)
+    rows += [
+        "b,broken.png,x",
+        "huge,bomb.png,x",
+        "m,missing.png,green lamp",
+        "e,../../etc/passwd,x",
+        "n,,blue shoe",
+        "short",
+    ]
     (root / "items.csv").write_text("\n".join(rows) + "\n")
     return root / "items.csv"
 
@@ -77,17 +90,18 @@ def shop(tmp_path):
 def test_from_pictures_to_hits(quick, shop, clip, tmp_path):
     done = quick("embed", "--model", clip, "--data", shop, "--out", "vectors", *SHARDS, "--precision", "float32")
     assert done.code == 0, done.err
-    for words in ("20 rows", "in 3 shards", "A first batch of 4", "encoder alone", "15 of 20 rows", "Next: erel index"):
+    for words in ("21 rows", "in 3 shards", "A first batch of 4", "encoder alone", "15 of 21 rows", "Next: erel index"):
         assert words in " ".join(done.out.split())
     listed = [json.loads(line) for line in (tmp_path / "vectors" / "left_out.jsonl").read_text().splitlines()]
     assert {one["id"]: one["kind"] for one in listed} == {
         "b": "broken picture",
+        "huge": "broken picture",
         "m": "picture missing",
         "e": "path refused",
         "n": "no picture",
         "": "malformed row",
     }
-    assert listed[-1]["file"] == "items.csv, line 21"
+    assert listed[-1]["file"] == "items.csv, line 22" and "more pixels" in listed[1]["reason"]
     catalog = read_catalog(tmp_path / "vectors")
     assert catalog.ids.tolist() == [f"sku-{n}" for n in range(15)] and catalog.vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(catalog.vectors, axis=1), 1, atol=1e-6)
@@ -145,8 +159,8 @@ def test_texts(quick, encoders, tmp_path):
     assert catalog.ids.tolist() == ["0", "2", "3", "4", "5"] and catalog.vectors.shape == (5, 8)
     listed = [json.loads(line) for line in (tmp_path / "v" / "left_out.jsonl").read_text().splitlines()]
     assert [(one["id"], one["kind"], one["kept"]) for one in listed] == [
-        ("3", "long text cut", True),
         ("1", "no text", False),
+        ("3", "long text cut", True),
     ]
 
     from erel_jax.interop.huggingface import load_encoder
@@ -159,6 +173,23 @@ def test_texts(quick, encoders, tmp_path):
     assert json.loads((tmp_path / "o.jsonl").read_text())["ids"][0] == "5"
 
 
+def test_an_index_of_more_than_memory_holds_is_the_same(quick, shop, clip, tmp_path, monkeypatch):
+    from erel_jax.catalogs import build
+
+    assert quick("embed", "--model", clip, "--data", shop, "--out", "v", *SHARDS).code == 0
+    made = {}
+    for name, resident in (("whole", 2**31), ("streamed", 0)):
+        monkeypatch.setattr(build, "RESIDENT_BYTES", resident)
+        monkeypatch.setattr(build, "SAMPLED", 5)
+        done = quick("index", "--vectors", "v", "--out", name, "--code", "eden4", "--keep-vectors")
+        assert done.code == 0 and ("measured on 5 of the rows" in " ".join(done.out.split())) == (resident == 0)
+        made[name] = retrieval.load_index(tmp_path / name)
+    whole, streamed = made["whole"], made["streamed"]
+    assert whole.ids.tolist() == streamed.ids.tolist() and whole.made_by == streamed.made_by
+    assert all(np.array_equal(values, streamed.stored[part]) for part, values in whole.stored.items())
+    np.testing.assert_array_equal(whole.vectors, streamed.vectors)
+
+
 def exactly_once(folder, ids):
     catalog = read_catalog(folder)
     assert catalog.ids.tolist() == ids
@@ -167,7 +198,7 @@ def exactly_once(folder, ids):
 
 def test_what_a_killed_worker_leaves_is_done_again(quick, shop, clip, tmp_path):
     """A lease of a dead process, a half-written shard, a missing one: after a restart each id is there once."""
-    command = ("embed", "--model", clip, "--data", shop, "--out", "v", *SHARDS)
+    command = ("embed", "--model", clip, "--data", shop, "--out", "v", "--precision", "int8", *SHARDS)
     assert quick(*command, "--worker", 0, "--workers", 2).code == 0
     out = tmp_path / "v"
     first = out / "shard-00000-of-00003"
@@ -243,7 +274,7 @@ def test_mistakes_have_an_answer_and_an_exit_code(quick, shop, clip, tmp_path, a
 
 @pytest.mark.slow
 def test_two_workers_one_of_them_killed(clip, plain_environment, tmp_path):
-    """Two processes share a corpus; one is killed in the middle, the other and a third bring it to its end."""
+    """Two processes share a corpus; one is killed and one asked to stop in the middle, and two others finish it."""
     (tmp_path / "pictures").mkdir()
     for number in range(600):
         picture(number).resize((300, 300)).save(tmp_path / "pictures" / f"p{number:03d}.png")
@@ -260,23 +291,34 @@ def test_two_workers_one_of_them_killed(clip, plain_environment, tmp_path):
         "--shard-rows",
         "20",
     ]
+    started = []
 
-    def start(*options: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "erel_jax.cli", *arguments, *options]
-        return subprocess.Popen(command, env=plain_environment, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    def start() -> subprocess.Popen:
+        command = [sys.executable, "-m", "erel_jax.cli", *arguments]
+        output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, env=plain_environment, cwd=tmp_path, **output))
+        return started[-1]
 
-    first, second = start(), start()
-    try:
+    def wait_for(shards: int) -> None:
         deadline = time.monotonic() + 120
-        while len(list((tmp_path / "v").glob("shard-*-of-00030"))) < 4 and time.monotonic() < deadline:
-            time.sleep(0.02)
-        os.kill(first.pid, signal.SIGKILL)
-        first.wait()
-        third = start()
-        assert second.wait(200) == 0 and third.wait(200) == 0
+        while len(list((tmp_path / "v").glob("shard-*-of-00030"))) < shards and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    try:
+        first, second = start(), start()
+        wait_for(4)
+        first.kill()
+        wait_for(8)
+        second.terminate()
+        message = second.communicate(timeout=100)[1]
+        assert first.wait(100) == -signal.SIGKILL
+        assert second.returncode == 75 and "Run the command again" in message and "Traceback" not in message
+        assert not (tmp_path / "v" / "done.json").exists()
+        assert [process.wait(200) for process in (start(), start())] == [0, 0]
     finally:
-        for process in (first, second):
+        for process in started:
             process.kill()
+            process.communicate()
     exactly_once(tmp_path / "v", [f"p{number:03d}.png" for number in range(600)])
     left = {path.name for path in (tmp_path / "v").iterdir() if "-of-" not in path.name}
     assert left == {"plan.json", "done.json", "left_out.jsonl"}
