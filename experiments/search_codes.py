@@ -4,7 +4,8 @@
 
 20,000 drawn unit vectors of width 256 (400 centers, spectrum 1/√(1 + i/8), noise .7 within a cluster, a common offset)
 and 500 noisy copies as queries, scored in seconds. Drawn data says which code is better, not how good it will be on
-yours. One JSON line per code; `--preset tiny` is a small copy for tests.
+yours. Codes that are fitted see half of the rows at most; `inverted_int8` looks into all lists here. One JSON line per
+code; `--preset tiny` is a small copy for tests.
 """
 
 import argparse
@@ -17,7 +18,19 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from erel_jax.retrieval import Hits, rescored, search_coded, search_exact
-from erel_jax.retrieval.codes import Binary, Float32, Int8PerVector, eden, int8_per_dimension
+from erel_jax.retrieval.codes import (
+    Binary,
+    Float32,
+    Int8PerVector,
+    eden,
+    int8_per_dimension,
+    inverted,
+    principal,
+    product,
+    residual,
+    rotated,
+    truncated,
+)
 
 TOP, AGAIN = 10, 40
 
@@ -33,6 +46,7 @@ def main(preset: str = "full", seed: int = 0) -> dict[str, dict]:
         "int8_per_dimension": int8_per_dimension(vectors),
         **{f"eden_{bits}": eden(width, bits, seed=seed) for bits in (4, 3, 2, 1)},
         "binary": Binary(width),
+        **trained(vectors, seed),
     }
     rows = {}
     for name, code in codes.items():
@@ -43,6 +57,27 @@ def main(preset: str = "full", seed: int = 0) -> dict[str, dict]:
         rows[name] = {"name": name, "bytes_per_vector": code.bytes_per_vector, **recalls}
         print(json.dumps(rows[name]), flush=True)
     return rows
+
+
+def trained(vectors: np.ndarray, seed: int) -> dict:
+    """Codes that are fitted to a sample, all with as many bytes as `Binary` where they can be."""
+    width = vectors.shape[1]
+    sample, parts = vectors[: max(300, min(10_000, len(vectors) // 2))], width // 8
+    half = principal(sample, width // 2)
+    return {
+        "int8_rotated": rotated(width, Int8PerVector, seed=seed),
+        "truncated_half_int8": truncated(width, width // 2, Int8PerVector),
+        "principal_half_int8": principal(sample, width // 2, Int8PerVector),
+        "principal_half_product": principal(
+            sample, width // 2, lambda _: product(half.kept(sample), parts, seed=seed, rotation="random")
+        ),
+        "product": product(sample, parts, rotation="none", seed=seed),
+        "product_rotated": product(sample, parts, rotation="random", seed=seed),
+        "product_fitted": product(sample, parts, rotation="fitted", seed=seed),
+        "product_4_bits": product(sample, 2 * parts, bits=4, rotation="random", seed=seed),
+        "residual": residual(sample, parts, seed=seed),
+        "inverted_int8": inverted(sample, max(4, len(vectors) // 200), seed=seed, probes=1),
+    }
 
 
 def drawn(count: int, width: int, queries: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,13 @@
-"""Exact search through an int8 screen beside faiss, over a million drawn vectors.
+"""Search beside faiss, over a million drawn vectors: exact through an int8 screen, and in inverted lists.
 
     pip install -e '.[peers]' && python experiments/speed_search.py
+    python experiments/speed_search.py --rows ivf_vs_faiss_ivf_sq8 --preset small
 
 Vectors are clustered and of unequal spectrum (400 centers, spectrum 1/√(1 + i/8), all of length 1), queries are noisy
 copies of rows. Rows: `exact_vs_faiss_flat` (batches of 64), the same at batches of 1 and 1,024, and
-`exact_vs_faiss_sq8`, against faiss' 8-bit scalar quantizer. Milliseconds per batch, `queries_per_second` of both, and
-`recall` of ours and theirs against `search_exact`; both run on all cores.
+`exact_vs_faiss_sq8`, against faiss' 8-bit scalar quantizer; `ivf_vs_faiss_ivf_sq8` (`speed_lists.py`), lists of int8
+codes on both sides, at batches of 64 and 1,024. `--preset small` takes 200,000 vectors. Milliseconds per batch,
+`queries_per_second` of both, and `recall` of ours and theirs against `search_exact`; both run on all cores.
 """
 
 import argparse
@@ -21,17 +23,42 @@ from erel_jax.host_memory import keep_freed_memory
 from erel_jax.retrieval import screened_corpus, search_exact, search_screened
 from experiments.search_codes import recall
 from experiments.side_by_side import alternate, row
+from experiments.speed_lists import lists_rows
 
 CENTERS, NOISE, QUERY_NOISE = 400, 0.7, 0.5
 TOP = 10
 
 
-def main(preset: str = "full", batches: tuple[int, ...] = (64, 1, 1024)) -> dict[str, dict]:
-    """Measures every row and returns them by name; the tiny preset has no peer and times ours against exact search."""
-    count, width, pairs = (1_000_000, 256, 5) if preset == "full" else (2_000, 32, 1)
-    vectors, queries = drawn(count, width, max(batches))
+ROWS = ("exact_vs_faiss_flat", "exact_vs_faiss_sq8", "ivf_vs_faiss_ivf_sq8")
+SIZES = {"full": (1_000_000, 256, 5, 1024), "small": (200_000, 256, 5, 512), "tiny": (2_000, 32, 1, 16)}
+"""Vectors, width, measured pairs, lists."""
+
+
+def main(
+    preset: str = "full", batches: tuple[int, ...] = (64, 1, 1024), rows: tuple[str, ...] | None = None
+) -> dict[str, dict]:
+    """Measures rows, None for all, and returns them by name.
+
+    The tiny preset has no peer, times ours against exact search, and measures lists only where they are named.
+    """
+    rows = (ROWS[:1] if preset == "tiny" else ROWS) if rows is None else rows
+    count, width, pairs, lists = SIZES[preset]
+    vectors, queries = drawn(count, width, max(*batches, 256))
+    found: dict[str, dict] = {}
+    if set(rows) & set(ROWS[:2]):
+        found |= _exact_rows(preset, vectors, queries, batches, pairs, rows)
+    if ROWS[2] in rows:
+        found |= lists_rows(vectors, queries, tuple(b for b in batches if b > 1), lists=lists, pairs=pairs)
+    return found
+
+
+def _exact_rows(
+    preset: str, vectors: np.ndarray, queries: np.ndarray, batches: tuple[int, ...], pairs: int, wanted: tuple[str, ...]
+) -> dict[str, dict]:
+    count, width = vectors.shape
     corpus = screened_corpus(vectors)
-    peers = faiss_indexes(vectors) if preset == "full" else {"flat": _exactly(vectors)}
+    peers = {"flat": _exactly(vectors)} if preset == "tiny" else faiss_indexes(vectors)
+    peers = {peer: search for peer, search in peers.items() if f"exact_vs_faiss_{peer}" in wanted}
     rows: dict[str, dict] = {}
     for peer, search in peers.items():
         for batch in batches if peer == "flat" else batches[:1]:
@@ -88,7 +115,8 @@ def _exactly(vectors: np.ndarray) -> Any:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=("full", "tiny"), default="full")
+    parser.add_argument("--preset", choices=tuple(SIZES), default="full")
+    parser.add_argument("--rows", nargs="+", choices=ROWS)
     options = parser.parse_args()
     keep_freed_memory()
-    main(options.preset)
+    main(options.preset, rows=tuple(options.rows) if options.rows else None)

@@ -1,0 +1,83 @@
+"""The row `ivf_vs_faiss_ivf_sq8` of `speed_search.py`: inverted lists of int8 codes on both sides.
+
+Both sides have the same number of lists. Ours scores its best 20 again with the vectors as they are, and takes the
+fewest probes with recall@10 of .99 against exact search. Where faiss' codes (8 bits per dimension of what is left over)
+do not reach .99 with any number of probes, it takes the fewest with which it stays within .001 of its best.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from erel_jax.retrieval import lists_of, rescored, search_exact, search_inverted
+from erel_jax.retrieval.codes import inverted
+from experiments.search_codes import recall
+from experiments.side_by_side import alternate, row
+
+TOP, AGAIN, WANTED, SAMPLE_PER_LIST = 10, 20, 0.99, 40
+PROBES = (1, 2, 3, 4, 6, 8, 12, 16)
+
+
+def lists_rows(
+    vectors: np.ndarray, queries: np.ndarray, batches: tuple[int, ...], *, lists: int, pairs: int
+) -> dict[str, dict]:
+    """Measures the row for every batch size and returns them by name."""
+    asked = queries[:256]
+    truth = search_exact(vectors, asked, TOP).rows
+    sample = vectors[: SAMPLE_PER_LIST * lists]
+    code = inverted(sample, lists)
+    filed = lists_of(code, code.encode(vectors))
+    peer = _faiss(vectors, sample, lists)
+
+    def ours(part: np.ndarray, probes: int) -> np.ndarray:
+        hits = search_inverted(dataclasses.replace(code, probes=probes), filed, part, AGAIN)
+        return rescored(hits, vectors, part, TOP).rows
+
+    def theirs(part: np.ndarray, probes: int) -> np.ndarray:
+        peer.nprobe = probes
+        return peer.search(part, TOP)[1]
+
+    tried = [probes for probes in PROBES if probes <= lists]
+    own, best = ({probes: recall(side(asked, probes), truth) for probes in tried} for side in (ours, theirs))
+    few, many = _fewest(own, WANTED), _fewest(best, min(WANTED, max(best.values()) - 0.001))
+    rows = {}
+    for batch in batches:
+        part = queries[:batch]
+
+        def left(part: np.ndarray = part) -> np.ndarray:
+            return ours(part, few)
+
+        def right(part: np.ndarray = part) -> np.ndarray:
+            return theirs(part, many)
+
+        times = alternate(left, right, pairs=pairs, warmup=2, quick=3)
+        name = "ivf_vs_faiss_ivf_sq8" + ("" if batch == batches[0] else f"_b{batch}")
+        speeds = {side: batch / float(np.median(each)) for side, each in zip(("ours", "peer"), times, strict=True)}
+        about: dict[str, Any] = {
+            "queries_per_second": speeds,
+            "recall": {"ours": own[few], "peer": best[many]},
+            "probes": {"ours": few, "peer": many},
+            "bytes_per_vector": {"ours": code.bytes_per_vector + 4 * vectors.shape[1], "peer": vectors.shape[1] + 8},
+        }
+        rows[name] = row(name, *times, **about, lists=lists, rows=len(vectors), width=vectors.shape[1])
+    return rows
+
+
+def _fewest(recalls: dict[int, float], wanted: float) -> int:
+    """The fewest probes of the recall wanted, or those of the best."""
+    enough = [probes for probes, found in recalls.items() if found >= wanted]
+    return enough[0] if enough else max(recalls, key=lambda probes: recalls[probes])
+
+
+def _faiss(vectors: np.ndarray, sample: np.ndarray, lists: int) -> Any:
+    import faiss
+
+    width = vectors.shape[1]
+    coarse = faiss.IndexFlatIP(width)
+    index = faiss.IndexIVFScalarQuantizer(
+        coarse, width, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+    )
+    index.train(sample)
+    index.add(vectors)
+    return index
