@@ -131,7 +131,7 @@ def _values(codes: jax.Array, scale: jax.Array, lowest: jax.Array | None, bits: 
 
 
 @partial(jax.jit, static_argnames=("bits", "group", "symmetric"))
-def _nearest(weight: jax.Array, *, bits: int, group: int, symmetric: bool) -> tuple[jax.Array, ...]:
+def _nearest(weight: jax.Array, *, bits: int, group: int, symmetric: bool) -> tuple[Any, ...]:
     *stacked, width, out = weight.shape
     blocks = weight.astype(jnp.float32).reshape(*stacked, width // group, group, out)
     scale, lowest = _steps(blocks, bits, symmetric)

@@ -92,7 +92,7 @@ def static_tower(config: StaticConfig, precision: Precision = FLOAT32) -> Encode
 
 
 def static_from_document(
-    table: jax.Array,
+    table: np.ndarray | jax.Array,
     texts: Mapping[str, np.ndarray],
     targets: np.ndarray,
     *,

@@ -18,7 +18,7 @@ from erel_jax.layers import BlockConfig, Precision, block, run_stack, unstack
 from erel_jax.layers.token_merging import SizedTokens, merging_block
 
 Pool = Callable[[Any], jax.Array]
-Layer = Callable[..., jax.Array]
+Layer = Callable[..., Any]
 
 
 def block_layer(config: BlockConfig, precision: Precision, mask: jax.Array | None) -> Layer:
@@ -95,9 +95,8 @@ def run_states(
         ConfigError: nothing is asked for, a tap is not a state of this encoder, or hidden states are asked for where
             layers merge tokens.
     """
-    merging = isinstance(x, SizedTokens)
-    if merging and hidden_states:
-        raise ConfigError("layers that merge tokens have states of different lengths: ask for taps, or merge none.")
+    if isinstance(x, SizedTokens):
+        params = _apart(params, layers, hidden_states)
     if taps is not None:
         check_taps(taps, layers)
     elif not (last or hidden_states):
@@ -108,8 +107,6 @@ def run_states(
         pooled = None if taps is None else pool(state).astype(jnp.float32)
         return pooled, state.astype(jnp.float32) if hidden_states else None
 
-    if merging and not isinstance(params, list | tuple):
-        params = unstack(params, layers)
     if constants is not None:
         params, layer = _beside(params, constants, layers), _unpacked(layer)
     wanted = taps is not None or hidden_states
@@ -122,6 +119,13 @@ def run_states(
     if taps is not None and pooled is not None:
         pooled = jnp.take(pooled, np.asarray(taps, np.int32), axis=0).transpose(1, 0, 2)
     return States(final, pooled, states)
+
+
+def _apart(params: Any, layers: int, hidden_states: bool) -> list[Any]:
+    """One tree per layer, for layers that merge tokens: a scan has one shape."""
+    if hidden_states:
+        raise ConfigError("layers that merge tokens have states of different lengths: ask for taps, or merge none.")
+    return list(params) if isinstance(params, list | tuple) else unstack(params, layers)
 
 
 def _beside(params: Any, constants: Any, layers: int) -> Any:

@@ -86,6 +86,8 @@ def tower(
         remat: whether the backward pass recomputes layers.
     """
 
+    as_tokens = (lambda params, state: state) if top_is_a_state else top
+
     def apply(
         params: Any,
         inputs: Mapping[str, jax.Array],
@@ -105,15 +107,11 @@ def tower(
         last, pooled, every = run_states(layer, layers, x, **read, **wanted, **fixed)
         last = own(last) if refine is None else refine(own(every), mask)
         vector = head(params, pool(last)).astype(jnp.float32) if embedding else None
+        out = Encoded(embedding=vector, taps=pooled, hidden_states=own(every) if hidden_states else None)
+        if not tokens:
+            return out
         states, sizes = last if isinstance(last, SizedTokens) else (last, None)
-        return Encoded(
-            embedding=vector,
-            tokens=(states if top_is_a_state else top(params, states)).astype(jnp.float32) if tokens else None,
-            mask=mask if tokens else None,
-            sizes=sizes if tokens else None,
-            taps=pooled,
-            hidden_states=own(every) if hidden_states else None,
-        )
+        return out.replace(tokens=as_tokens(params, states).astype(jnp.float32), mask=mask, sizes=sizes)
 
     return Encoder(
         module=Module(stored(spec, precision), apply),

@@ -187,15 +187,15 @@ def keep_batch_split(x: jax.Array) -> jax.Array:
 
 
 def run_stack(
-    layer: Callable[[dict[str, Any], jax.Array], jax.Array],
+    layer: Callable[[dict[str, Any], Any], Any],
     params: dict[str, Any] | list[dict[str, Any]],
-    x: jax.Array,
+    x: Any,
     *,
     layers: int,
     depth: int | None = None,
-    emit: Callable[[jax.Array], Any] | None = None,
+    emit: Callable[[Any], Any] | None = None,
     remat: bool = False,
-) -> tuple[jax.Array, Any]:
+) -> tuple[Any, Any]:
     """Runs the first `depth` layers of a stack.
 
     Args:
@@ -216,13 +216,13 @@ def run_stack(
     if not 0 <= depth <= layers:
         raise ConfigError(f"got depth {depth}, expected 0 to {layers}.")
 
-    def split_layer(layer_params: dict[str, Any], state: jax.Array) -> jax.Array:
+    def split_layer(layer_params: dict[str, Any], state: Any) -> Any:
         split_state = jax.tree.map(keep_batch_split, state)
         return jax.tree.map(keep_batch_split, layer(layer_params, split_state))
 
     step = jax.checkpoint(split_layer) if remat else split_layer
 
-    def body(carry: jax.Array, layer_params: dict[str, Any]):
+    def body(carry: Any, layer_params: dict[str, Any]):
         state = step(layer_params, carry)
         return state, None if emit is None else emit(state)
 

@@ -13,6 +13,7 @@ from erel_jax.compression import importance
 from erel_jax.compression.pruning import most_important, prune
 from erel_jax.encoders import BeitConfig, SiglipVisionConfig, VitConfig, beit, siglip_vision, vit
 from erel_jax.errors import ConfigError, NonFiniteError
+from erel_jax.layers import FLOAT32
 
 CONFIG = VitConfig(image_size=8, patch=4, width=12, layers=4, heads=3, mlp_width=10)
 DRAW = np.random.default_rng(0)
@@ -73,7 +74,7 @@ def test_what_adds_nothing_is_found_and_goes_without_a_trace(case):
         rows = most_important(only[layer], 1 / values.shape[1])
         assert lost not in rows[layer] and rows.shape == (4, values.shape[1] - 1)
         zeroed = zero_what_goes(params, name, rows)
-        smaller, cut = prune(encoder, params, **{name: rows})
+        smaller, cut = prune(encoder, params, **{name: rows}, precision=FLOAT32)
         np.testing.assert_allclose(embedding(smaller, cut), embedding(encoder, zeroed), atol=1e-5)
     assert smaller.config == dataclasses.replace(CONFIG, heads=2, head_width=4)
     assert module.count(smaller.module.spec) == module.count(cut) < module.count(params)
@@ -98,7 +99,7 @@ def test_nothing_dropped_is_the_identity(case):
         "neurons": most_important(DRAW.random((4, 10)), 0.0),
         "layers": most_important(DRAW.random(4), 0.0),
     }
-    same, cut = prune(encoder, params, **full)
+    same, cut = prune(encoder, params, **full, precision=FLOAT32)
     jax.tree.map(np.testing.assert_array_equal, cut, params)
     assert same.config == dataclasses.replace(CONFIG, head_width=4)
     np.testing.assert_array_equal(embedding(same, cut), embedding(encoder, params))
