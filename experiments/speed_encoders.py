@@ -3,15 +3,18 @@
     pip install -e '.[peers]'
     python experiments/speed_encoders.py
 
-Rows `vit_b16_bf16`, `vit_b16_int8` (16 images of 224 pixels) and `bert_base_bf16`, `bert_base_int8` (16 texts of 64
-tokens, half of them shorter): items per second, medians of calls taken in turns. The weights go from the PyTorch model
-through a Hugging Face folder into ours; `cosine` holds our embeddings against the PyTorch model's in float32, row by
-row (the lowest). `kernels` says how int8 kernels were multiplied: "dynamic" (int8 by int8) where a measured int8
-product is faster than a bfloat16 one, "widened" (stored in int8, multiplied in bfloat16) elsewhere. Without torch the
-rows have ours alone, and the peer is null.
+Rows `vit_b16_bf16`, `vit_b16_int8`, `vit_b16_int8_tome` (16 images of 224 pixels) and `bert_base_bf16`,
+`bert_base_int8` (16 texts of 64 tokens, half of them shorter): items per second, medians of calls taken in turns. The
+weights go from the PyTorch model through a Hugging Face folder into ours; `cosine` holds our embeddings against the
+PyTorch model's in float32, row by row (the lowest). `vit_b16_int8_tome` merges `merged_tokens` pairs of tokens in each
+layer; with random weights its cosine says little, `compression_fashion.py` has the recall of trained ones. `kernels`
+says how int8 kernels were multiplied: "dynamic" (int8 by int8) where a measured int8 product is faster than a bfloat16
+one, "widened" (stored in int8, multiplied in bfloat16) elsewhere. Without torch the rows have ours alone, and the peer
+is null.
 """
 
 import argparse
+import dataclasses
 import json
 import statistics
 import sys
@@ -32,13 +35,14 @@ from erel_jax.doctor.devices import measure_products
 from erel_jax.encoders.bert import BertConfig, bert
 from erel_jax.encoders.vit import VitConfig, vit
 from erel_jax.interop.huggingface import load_encoder
-from erel_jax.layers import BFLOAT16, FLOAT32
+from erel_jax.layers import BFLOAT16, FLOAT32, unstack
 from erel_jax.sharding import compile_step
 from experiments.side_by_side import alternate
 
-ROWS = ("vit_b16_bf16", "bert_base_bf16", "vit_b16_int8", "bert_base_int8")
+ROWS = ("vit_b16_bf16", "bert_base_bf16", "vit_b16_int8", "bert_base_int8", "vit_b16_int8_tome")
 CHUNK_TOKENS = 1024
 FAST_INT8 = 1.2
+MERGED_TOKENS = 13
 
 
 # ---------------------------------------------------------------- settings
@@ -136,11 +140,17 @@ def _ours(family: str, chosen: dict[str, Any], model: Any) -> Any:
         return load_encoder(folder).params
 
 
-def _encode_step(family: str, chosen: dict[str, Any], params: Any, inputs: Any, precision: Any) -> Callable[[], Any]:
+def _encode_step(
+    family: str, chosen: dict[str, Any], params: Any, inputs: Any, precision: Any, merged_tokens: int = 0
+) -> Callable[[], Any]:
     """A compiled call of our encoder on ready arrays, in chunks that stay in cache."""
-    encoder = (vit if family == "vit" else bert)(chosen[family], precision)
+    config = dataclasses.replace(chosen[family], merged_tokens=merged_tokens) if merged_tokens else chosen[family]
+    encoder = (vit if family == "vit" else bert)(config, precision)
     served = serving_params(params, encoder.layers, precision.compute)
+    if merged_tokens and not isinstance(served["layers"], list):
+        served = {**served, "layers": unstack(served["layers"], encoder.layers)}
     tokens = chosen["vit"].patches + 1 if family == "vit" else chosen["length"]
+    tokens -= merged_tokens * encoder.layers // 2  # about the mean over layers
     divisors = [rows for rows in range(1, chosen["batch"] + 1) if chosen["batch"] % rows == 0]
     rows = max([rows for rows in divisors if rows * tokens <= CHUNK_TOKENS] or [1])
     step = compile_step(in_chunks(lambda p, x: encoder.module.apply(p, x).embedding, rows))
@@ -162,12 +172,15 @@ def _measure(family: str, chosen: dict[str, Any], wanted: list[str]) -> dict[str
     for name in wanted:
         more: dict[str, Any] = {"jax": jax.__version__}
         given = params
-        if name.endswith("int8"):
+        merged = MERGED_TOKENS if name.endswith("tome") else 0
+        if merged:
+            more["merged_tokens"] = merged
+        if "int8" in name:
             rates = measure_products()
             dynamic = rates["int8"] > FAST_INT8 * rates["bfloat16"]
             given = quantize_int8(params, dynamic=dynamic)
             more["kernels"] = "dynamic" if dynamic else "widened"
-        ours = _encode_step(family, chosen, given, inputs, BFLOAT16)
+        ours = _encode_step(family, chosen, given, inputs, BFLOAT16, merged)
         more["cosine"] = cosine_drift(reference, ours())["min"]
         results[name] = _row(name, ours, peer, chosen, more)
     return results

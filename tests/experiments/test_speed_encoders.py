@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "speed_encoders.p
 
 @pytest.mark.parametrize("family", ["vit_b16", "bert_base"])
 def test_rows_of_the_tiny_preset(family, plain_environment):
-    rows = [f"{family}_bf16", f"{family}_int8"]
+    rows = [f"{family}_bf16", f"{family}_int8", *(["vit_b16_int8_tome"] if family == "vit_b16" else [])]
     command = [sys.executable, str(SCRIPT), "--preset", "tiny", "--rows", *rows]
     done = subprocess.run(command, capture_output=True, text=True, env=plain_environment, timeout=240)
     assert done.returncode == 0, done.stderr
@@ -22,7 +22,7 @@ def test_rows_of_the_tiny_preset(family, plain_environment):
     assert [line["name"] for line in lines] == rows
     for line in lines:
         assert line["ours"] > 0
-        assert line["cosine"] >= 0.995
+        assert line["cosine"] >= (0.5 if line["name"].endswith("tome") else 0.995)
         if line["peer"] is None:
             assert line["ratio"] is None and line["unavailable"]["peer"]
         else:
