@@ -1,0 +1,26 @@
+"""The compression script runs on small towers with random weights and prints a complete JSON line per row."""
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_rows_of_the_tiny_preset(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT))
+    script = importlib.import_module("experiments.compression_fashion")
+    rows = script.main(["--preset", "tiny"])
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
+    names = [row["name"] for row in rows]
+    assert names[0] == "source" and {*script.ROUNDED, "tome_1", "neurons_half", "heads_1", "layers_1"} < set(names)
+    assert rows[0]["points_lost"] == 0 and rows[0]["image_cosine"] == pytest.approx(1.0)
+    for row in rows:
+        assert 0 <= row["recall@1"] <= row["recall@10"] <= 1 and np.isfinite(row["points_lost"])
+        if row["name"] in script.ROUNDED:
+            assert row["image_cosine"] > 0.95, row
