@@ -52,8 +52,8 @@ def heads_of(config: Any) -> HeadLayout:
     missing = [name for name in ("heads", "width") if not hasattr(config, name)]
     if missing:
         raise ConfigError(f"{type(config).__name__} has no {' and no '.join(missing)}; pass a HeadLayout by hand.")
-    heads = config.heads
-    return HeadLayout(heads, getattr(config, "kv_heads", heads), getattr(config, "head_width", config.width // heads))
+    heads, head_width = config.heads, getattr(config, "head_width", None) or config.width // config.heads
+    return HeadLayout(heads, getattr(config, "kv_heads", heads), head_width)
 
 
 def chosen_layers(teacher_layers: int, layers: int | Sequence[int] | None) -> tuple[int, ...]:
