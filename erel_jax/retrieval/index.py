@@ -254,7 +254,7 @@ def probing(index: Index, probes: int) -> Index:
     if not isinstance(code, Inverted) or not 1 <= probes <= len(code.centroids):
         most = len(code.centroids) if isinstance(code, Inverted) else 0
         raise ConfigError(f"got {probes} probes for an index of {most} lists, expected 1 to the number of lists.")
-    return _same_rows(index, code=code.replace(probes=probes))
+    return _same_rows(index, code=dataclasses.replace(code, probes=probes))
 
 
 def compacted(index: Index) -> Index:

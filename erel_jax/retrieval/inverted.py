@@ -139,9 +139,10 @@ def _threads(cores: int) -> ThreadPoolExecutor:
 
 
 @partial(jax.jit, static_argnames=("probes",))
-def _nearest(centroids: jax.Array, queries: jax.Array, probes: int) -> list[jax.Array]:
+def _nearest(centroids: jax.Array, queries: jax.Array, probes: int) -> tuple[jax.Array, jax.Array]:
     scores = jnp.matmul(queries, centroids.T, precision=jax.lax.Precision.HIGHEST)
-    return jax.lax.top_k(scores, probes)
+    values, lists = jax.lax.top_k(scores, probes)
+    return values, lists
 
 
 @partial(jax.jit, static_argnames=("k",))
@@ -153,7 +154,7 @@ def _answered(
     asked = inner.project(queries)
     parts, rows = filed
     scores, maxima = _scored(code, filed, allowed, asked, work)
-    best, slot, place = _best(scores, maxima, work.slots, again or k)
+    best, slot, place = _best(scores, maxima, jnp.asarray(work.slots), again or k)
     block = work.blocks[slot // work.lanes]
     if again:
         part = {name: values[block, place] for name, values in parts.items()}

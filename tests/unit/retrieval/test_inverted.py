@@ -1,5 +1,8 @@
 """Inverted lists: what is filed where, what a search in them finds, and indexes built of them."""
 
+import dataclasses
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -99,11 +102,16 @@ def test_more_probes_find_more_and_residuals_are_coded_more_finely() -> None:
     truth = search_exact(VECTORS, QUERIES, 10).rows
     code = fitted("int8")
     lists = lists_of(code, code.encode(VECTORS))
-    found = [recall(search_inverted(code.replace(probes=p), lists, QUERIES, 10).rows, truth) for p in (1, 3, LISTS)]
+    found = [
+        recall(search_inverted(dataclasses.replace(code, probes=p), lists, QUERIES, 10).rows, truth)
+        for p in (1, 3, LISTS)
+    ]
     assert found[0] < found[1] < found[2] and found[2] > 0.97
     plain = fitted("int8", residual=False)
     errors = [
-        np.abs(np.asarray(one.project(QUERIES) @ one.decode(one.encode(VECTORS)).T) - QUERIES @ VECTORS.T).mean()
+        np.abs(
+            np.asarray(one.project(jnp.asarray(QUERIES)) @ one.decode(one.encode(VECTORS)).T) - QUERIES @ VECTORS.T
+        ).mean()
         for one in (code, plain)
     ]
     assert errors[0] < 0.8 * errors[1]
