@@ -17,7 +17,7 @@ SHORT = 16
 """Centroids that 4 bits name; with 256 a number takes a byte."""
 
 FEW_QUERIES = 4
-"""Up to as many, look-ups are quicker than decoding rows and one matrix product; measured on a CPU."""
+"""Up to as many, rows are looked up; beyond, decoding them once and one matrix product does less work per query."""
 
 
 class Tabled(Protocol):
