@@ -1,6 +1,7 @@
 """`erel index`: the vectors of a catalog to a searchable index that knows whose vectors it holds."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,17 @@ from erel_jax.catalogs.shards import Catalog, read_catalog
 from erel_jax.errors import ConfigError, CorruptArtifactError
 from erel_jax.folders import check_writable
 from erel_jax.retrieval import Index, build_index, save_index
-from erel_jax.retrieval.codes import Binary, Code, Float32, Int8PerVector, eden, int8_per_dimension
+from erel_jax.retrieval.codes import (
+    Binary,
+    Code,
+    Float32,
+    Int8PerVector,
+    eden,
+    int8_per_dimension,
+    inverted,
+    product,
+    residual,
+)
 from erel_jax.retrieval.streamed import write_index
 
 ORIGIN = "catalog.json"
@@ -27,14 +38,33 @@ RESIDENT_BYTES, SAMPLED = 2**31, 100_000
 CODES: Mapping[str, Callable[[np.ndarray], Code]] = {
     "float32": lambda vectors: Float32(vectors.shape[1]),
     "int8": lambda vectors: Int8PerVector(vectors.shape[1]),
-    "int8_per_dimension": lambda vectors: int8_per_dimension(vectors[:: max(1, len(vectors) // FITTED_ON)]),
+    "int8_per_dimension": lambda vectors: int8_per_dimension(_sample(vectors)),
     "eden8": lambda vectors: eden(vectors.shape[1], 8),
     "eden4": lambda vectors: eden(vectors.shape[1], 4),
     "eden2": lambda vectors: eden(vectors.shape[1], 2),
     "eden1": lambda vectors: eden(vectors.shape[1], 1),
     "binary": lambda vectors: Binary(vectors.shape[1]),
+    "product": lambda vectors: product(_sample(vectors), _parts(vectors), rotation="fitted"),
+    "residual": lambda vectors: residual(_sample(vectors), _parts(vectors)),
+    "lists_int8": lambda vectors: _in_lists(_sample(vectors), len(vectors)),
 }
 """Codes by the names that `erel index --code` knows; a new one is a line here and in `IndexConfig`."""
+
+
+def _sample(vectors: np.ndarray) -> np.ndarray:
+    return vectors[:: -(-len(vectors) // FITTED_ON)]
+
+
+def _parts(vectors: np.ndarray) -> int:
+    """Bytes of a fitted code: one for 8 dimensions, or for as many fewer as divide the width."""
+    width = vectors.shape[1]
+    return next(width // size for size in range(min(8, width), 0, -1) if width % size == 0)
+
+
+def _in_lists(sample: np.ndarray, rows: int) -> Code:
+    """Twice as many lists as the square root of the rows, an eighth of them probed."""
+    lists = max(1, min(2 * math.isqrt(rows), len(sample) // 4))
+    return inverted(sample, lists, probes=max(1, lists // 8))
 
 
 def build(config: IndexConfig, console: Console) -> Index:

@@ -44,8 +44,8 @@ class EmbedConfig:
     """Column of texts. Default: text, caption, title, name or item."""
 
     precision: Literal["bfloat16", "float32", "int8", "int4", "nf4"] = "bfloat16"
-    """Operands of matrix products; int8, int4 and nf4 (both 4 bits) shrink the weights, with bfloat16 around them. Sums,
-    norms and the vectors are float32 either way."""
+    """Operands of matrix products; int8, int4 and nf4 (both 4 bits) shrink the weights, with bfloat16 around them.
+    Sums, norms and the vectors are float32 either way."""
 
     pooling: str | None = None
     """How token states become one vector: cls, mean, last or pooler. Default: what the model's folder says."""
@@ -108,9 +108,23 @@ class IndexConfig:
     out: Path
     """Folder of the index."""
 
-    code: Literal["float32", "int8", "int8_per_dimension", "eden8", "eden4", "eden2", "eden1", "binary"] = "int8"
+    code: Literal[
+        "float32",
+        "int8",
+        "int8_per_dimension",
+        "eden8",
+        "eden4",
+        "eden2",
+        "eden1",
+        "binary",
+        "product",
+        "residual",
+        "lists_int8",
+    ] = "int8"
     """How vectors are stored. Bytes for 256 dimensions: float32 1,024; int8 260; int8_per_dimension 256; eden8 260,
-    eden4 132, eden2 68 and eden1 36 (random rotation, then 8 to 1 bits); binary 32 (signs alone)."""
+    eden4 132, eden2 68 and eden1 36 (random rotation, then 8 to 1 bits); binary 32 (signs alone); product (OPQ) and
+    residual 32, fitted to the vectors. lists_int8 files int8 codes in lists and looks into an eighth of them: the
+    fastest for hundreds of thousands of vectors."""
 
     keep_vectors: bool = False
     """Keep the float32 vectors too, on disk, and order the best hits by them: small codes come close to exact."""

@@ -1,0 +1,37 @@
+"""Every code that `erel index` knows: built in memory and written by blocks, it finds the same."""
+
+import numpy as np
+import pytest
+
+from erel_jax.catalogs.build import CODES
+from erel_jax.catalogs.config import IndexConfig
+from erel_jax.errors import ConfigError
+from erel_jax.retrieval import build_index, load_index, search_index
+from erel_jax.retrieval.streamed import write_index
+
+
+def vectors(rows=600, width=16):
+    drawn = np.random.default_rng(0).standard_normal((rows, width)).astype(np.float32)
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("name", sorted(CODES))
+def test_codes_are_built_in_memory_and_by_blocks(name, tmp_path):
+    rows = vectors()
+    code = CODES[name](rows)
+    whole = build_index(np.arange(len(rows)), rows, code=code, sample=0)
+    write_index(tmp_path / "index", np.arange(len(rows)), np.split(rows, 3), code=code, sample=0)
+    found = [search_index(index, rows[:20], 10).ids for index in (whole, load_index(tmp_path / "index"))]
+    assert (found[0] == found[1]).all()
+    # Where a code is coarse, the row itself is still most often among its ten nearest.
+    assert np.mean([row in ids for row, ids in enumerate(found[0])]) >= 0.7
+
+
+def test_too_few_vectors_for_a_fitted_code():
+    with pytest.raises(ConfigError, match="256"):
+        CODES["product"](vectors(20))
+    assert CODES["lists_int8"](vectors(1)).width == 16
+
+
+def test_the_option_names_every_code():
+    assert set(IndexConfig.__annotations__["code"].__args__) == set(CODES)
