@@ -107,11 +107,8 @@ def tower(
         last, pooled, every = run_states(layer, layers, x, **read, **wanted, **fixed)
         last = own(last) if refine is None else refine(own(every), mask)
         vector = head(params, pool(last)).astype(jnp.float32) if embedding else None
-        out = Encoded(embedding=vector, taps=pooled, hidden_states=own(every) if hidden_states else None)
-        if not tokens:
-            return out
-        states, sizes = last if isinstance(last, SizedTokens) else (last, None)
-        return out.replace(tokens=as_tokens(params, states).astype(jnp.float32), mask=mask, sizes=sizes)
+        shown: dict[str, Any] = _shown(partial(as_tokens, params), last, mask) if tokens else {}
+        return Encoded(embedding=vector, taps=pooled, hidden_states=own(every) if hidden_states else None, **shown)
 
     return Encoder(
         module=Module(stored(spec, precision), apply),
@@ -121,3 +118,8 @@ def tower(
         width=config.width,
         embedding_width=embedding_width,
     )
+
+
+def _shown(as_tokens: Callable[[jax.Array], jax.Array], last: Any, mask: jax.Array | None) -> dict[str, Any]:
+    states, sizes = last if isinstance(last, SizedTokens) else (last, None)
+    return {"tokens": as_tokens(states).astype(jnp.float32), "mask": mask, "sizes": sizes}

@@ -10,15 +10,16 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from erel_jax.errors import ConfigError
 
 
 def maxsim(
-    queries: jax.Array,
-    query_mask: jax.Array,
-    documents: jax.Array,
-    document_mask: jax.Array,
+    queries: jax.Array | np.ndarray,
+    query_mask: jax.Array | np.ndarray,
+    documents: jax.Array | np.ndarray,
+    document_mask: jax.Array | np.ndarray,
     *,
     block: int = 64,
 ) -> jax.Array:
@@ -43,6 +44,7 @@ def maxsim(
     Reference: ColBERT (Khattab and Zaharia 2020). Relation: `fixed_dimensional_queries` and `…_documents` turn it into
     one inner product, to find candidates for it.
     """
+    queries, query_mask = jnp.asarray(queries), jnp.asarray(query_mask)
     _check(queries, query_mask, "queries")
     _check(documents, document_mask, "documents")
     if queries.shape[2] != documents.shape[2] or block < 1:
@@ -68,6 +70,6 @@ def maxsim(
     return jnp.moveaxis(scores, 0, 1).reshape(queries.shape[0], -1)[:, :count]
 
 
-def _check(vectors: jax.Array, mask: jax.Array, name: str) -> None:
+def _check(vectors: jax.Array | np.ndarray, mask: jax.Array | np.ndarray, name: str) -> None:
     if vectors.ndim != 3 or mask.shape != vectors.shape[:2] or not vectors.shape[0]:
         raise ConfigError(f"{name} have shape {vectors.shape} and mask {mask.shape}, expected [N, T, E] and [N, T].")

@@ -11,12 +11,18 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from erel_jax.errors import ConfigError
 
 
 def pool_tokens(
-    tokens: jax.Array, mask: jax.Array, factor: int, *, normalize: bool = True, block: int = 16
+    tokens: jax.Array | np.ndarray,
+    mask: jax.Array | np.ndarray,
+    factor: int,
+    *,
+    normalize: bool = True,
+    block: int = 16,
 ) -> tuple[jax.Array, jax.Array]:
     """Documents with a fraction of their tokens.
 

@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from erel_jax.artifacts import MANIFEST_NAME, ArtifactDir
 from erel_jax.encoders import Encoder
+from erel_jax.errors import ConfigError
 from erel_jax.interop.configurations import document_of, family_of
 from erel_jax.interop.prompts import Prompts
 from erel_jax.interop.safetensors_folder import WEIGHTS, read_json
@@ -46,10 +47,12 @@ def save_encoder(
         The folder.
 
     Raises:
-        ConfigError: the folder exists, or the encoder is of no registered family.
+        ConfigError: the folder exists, the encoder is of no registered family, or it merges tokens or has lost heads,
+            which the original's configuration cannot say.
         CheckpointError: parameters without a place in the original model.
     """
     document = document_of(encoder.config)
+    _check_sayable(encoder.config, document)
     tensors = write_tensors(params, family_of(encoder.config).weights(encoder.config))
     document["dtype"] = str(jax.tree.leaves(params)[0].dtype)
     files: dict[str, Any] = {"config.json": document}
@@ -66,6 +69,20 @@ def save_encoder(
             artifact.file("tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
         save_file(tensors, artifact.file(WEIGHTS), metadata={"format": "pt"})
     return Path(folder)
+
+
+def _check_sayable(config: Any, document: dict[str, Any]) -> None:
+    if getattr(config, "merged_tokens", None):
+        raise ConfigError(
+            f"the encoder merges tokens ({config.merged_tokens}), which its config.json cannot say. Export the encoder "
+            "without merging, and merge again after loading: compression.with_merged_tokens."
+        )
+    width = getattr(config, "head_width", None)
+    if width is not None and "head_dim" not in document and width * config.heads != config.width:
+        raise ConfigError(
+            f"the encoder has {config.heads} heads of width {width} in a model of width {config.width}, which its "
+            "config.json cannot say. Prune neurons and layers instead, or keep the parameters with orbax."
+        )
 
 
 def is_artifact(folder: str | os.PathLike[str]) -> bool:

@@ -166,8 +166,8 @@ def _measured(
         k = grades.shape[1] if cut is None else cut
         top = relevant[:, :k]
         if base in ("ndcg", "ndcg_exp"):
-            gains = (jnp.exp2(g) - 1.0 if base == "ndcg_exp" else g for g in (grades, judged))
-            return _ndcg(*(jnp.maximum(g, 0.0) for g in gains), cut)
+            gain = (lambda grade: jnp.exp2(grade) - 1.0) if base == "ndcg_exp" else (lambda grade: grade)
+            return _ndcg(gain(grades.clip(0.0)), gain(judged.clip(0.0)), cut)
         if base == "precision":
             return jnp.sum(top, axis=1) / (jnp.sum(shown, axis=1).clip(1.0) if cut is None else k)
         if base == "recall":

@@ -16,6 +16,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from erel_jax.errors import ConfigError
@@ -236,7 +237,7 @@ class EntityCascade:
             return np.asarray(self.index.vectors[rows], np.float32) @ query[0]
         code = self.index.code
         vectors = np.asarray(code.decode({name: values[rows] for name, values in self.index.stored.items()}))
-        return vectors @ np.asarray(code.project(query))[0]
+        return vectors @ np.asarray(code.project(jnp.asarray(query)))[0]
 
 
 def _key(entity: str) -> bytes:

@@ -1,5 +1,6 @@
 """Exported folders load here with equal outputs and appear whole or not at all."""
 
+import dataclasses
 import json
 
 import jax
@@ -99,5 +100,16 @@ def test_a_failed_export_leaves_nothing(tmp_path):
     encoder, params = made(VitConfig.tiny())
     params["layers"]["mlp"]["adapter"] = {"down": np.zeros(3)}
     with pytest.raises(CheckpointError, match="layers/mlp/adapter/down"):
+        save_encoder(tmp_path / "model", encoder, params)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"merged_tokens": 1}, "without merging"), ({"heads": 1, "head_width": 8}, "1 heads of width")],
+)
+def test_what_the_original_cannot_say_is_refused(tmp_path, changes, words):
+    encoder, params = made(dataclasses.replace(VitConfig.tiny(), **changes))
+    with pytest.raises(ConfigError, match=words):
         save_encoder(tmp_path / "model", encoder, params)
     assert list(tmp_path.iterdir()) == []

@@ -87,9 +87,9 @@ def test_ids_are_texts_or_64_bits_alike():
     names = tuple(name if name in ("bpref", "rbp", "rprec") else f"{name}@10" for name in MEASURES)
     plain = list_metrics(judged_lists(results, relevant, grades), names)
     large = [np.where(ids < 0, -1, ids + 2**40) for ids in (results, relevant)]
-    assert list_metrics(judged_lists(*large, grades), names) == plain
+    assert list_metrics(judged_lists(large[0], large[1], grades), names) == plain
     texts = [np.where(ids < 0, "", np.char.add("sku-", ids.astype(str))) for ids in (results, relevant)]
-    assert list_metrics(judged_lists(*texts, grades), names) == plain
+    assert list_metrics(judged_lists(texts[0], texts[1], grades), names) == plain
 
 
 def test_a_query_without_relevant_items_is_zero_everywhere():
