@@ -17,6 +17,8 @@ from types import TracebackType
 from typing import Self
 
 from erel_jax.artifacts import process_runs
+from erel_jax.errors import ConfigError
+from erel_jax.folders import RunLock
 
 TIMEOUT_SECONDS = 60.0
 BEATS = 6
@@ -85,11 +87,14 @@ class Leases:
             return lease
         if not self._is_abandoned(path):
             return None
-        # Of several who find it abandoned, one moves it away; the others fail here or find a new lease.
-        grave = path.with_suffix(f".{uuid.uuid4().hex}")
-        os.rename(path, grave)
-        grave.unlink(missing_ok=True)
-        return lease if lease.create() else None
+        try:
+            with RunLock(self.folder):
+                if not self._is_abandoned(path):  # somebody was here before, and it is a new lease
+                    return None
+                path.unlink(missing_ok=True)
+                return lease if lease.create() else None
+        except ConfigError:  # another process takes over something at this moment; come again
+            return None
 
     def holder(self, name: str) -> str:
         """Who holds a name, for messages."""

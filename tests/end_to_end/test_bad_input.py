@@ -38,7 +38,7 @@ def check_refused(quick):
     [
         (("bench", "--epohcs", "3"), ("--epohcs", "--epochs")),
         (("bench", "--task", "recomendation"), ("'recomendation'", "'recommendation'")),
-        (("bnch",), ("bnch", "bench, doctor")),
+        (("bnch",), ("bnch", "bench, embed, index, search, doctor")),
         (("bench", "--methods", "lroa"), ("'lroa'", "Did you mean 'lora'?")),
         (("bench", "--methods", ","), ("--methods got no name",)),
         (("bench", "--seeds", "0"), ("--seeds got 0", "above 0")),

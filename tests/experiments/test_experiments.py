@@ -17,12 +17,14 @@ from erel_jax.interop.wordpiece import train_wordpiece
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") if path.stem != "__init__")
+PARTS = {"side_by_side", "speed_lists", "uniir_model"}
+"""Modules that other scripts are made of."""
 # The training steps compile in both frameworks and take most of a minute each.
 SLOW = {"speed_cached_side_training", "speed_uncached_side_training", "speed_crossan"}
 SPEED = [
     pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
     for name in SCRIPTS
-    if name.startswith("speed_") and not (ROOT / "tests" / "experiments" / f"test_{name}.py").exists()
+    if name.startswith("speed_") and name not in PARTS and not (ROOT / "tests" / "experiments" / f"test_{name}.py").exists()
 ]
 ITEMS, USERS = 30, 24
 
@@ -51,7 +53,7 @@ def test_a_script_can_be_imported_and_says_what_it_does(name: str, monkeypatch) 
     monkeypatch.syspath_prepend(str(ROOT))
     script = importlib.import_module(f"experiments.{name}")
     assert len((script.__doc__ or "").strip()) > 40
-    if name != "side_by_side":  # measures for the others
+    if name not in PARTS:
         assert callable(script.main)
         assert f"experiments/{name}.py" in str(script.__doc__)
 
