@@ -159,7 +159,7 @@ def test_kill_during_a_save_leaves_complete_steps_only(tmp_path, plain_environme
         import jax, jax.numpy as jnp
         from erel_jax.training import Checkpoints, adam, new_state
         optimizer = adam(0.1)
-        state = new_state({{"w": jax.random.normal(jax.random.key(1), (1500, 1500))}}, optimizer, jax.random.key(0))
+        state = new_state({{"w": jax.random.uniform(jax.random.key(1), (1500, 1500))}}, optimizer, jax.random.key(0))
         checkpoints = Checkpoints({str(tmp_path)!r}, {{}}, keep=9)
         for step in range(1, 200):
             print("saving", step, flush=True)
@@ -184,7 +184,7 @@ def test_kill_during_a_save_leaves_complete_steps_only(tmp_path, plain_environme
     assert len(lines) == 1 and "its writer was killed" in lines[0]
     assert not list(tmp_path.glob("*.tmp-*"))
     assert checkpoints.steps()[:2] == [1, 2]
-    weights = jax.random.normal(jax.random.key(1), (1500, 1500))
+    weights = jax.random.uniform(jax.random.key(1), (1500, 1500))
     optimizer = adam(0.1)
     template = new_state({"w": jax.numpy.zeros((1500, 1500))}, optimizer, jax.random.key(5))
     found = restore(checkpoints, template)
