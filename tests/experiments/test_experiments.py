@@ -24,7 +24,9 @@ SLOW = {"speed_cached_side_training", "speed_uncached_side_training", "speed_cro
 SPEED = [
     pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
     for name in SCRIPTS
-    if name.startswith("speed_") and name not in PARTS and not (ROOT / "tests" / "experiments" / f"test_{name}.py").exists()
+    if name.startswith("speed_")
+    and name not in PARTS
+    and not (ROOT / "tests" / "experiments" / f"test_{name}.py").exists()
 ]
 ITEMS, USERS = 30, 24
 
