@@ -150,11 +150,11 @@ def _pruned(text: Tower, image: Tower, inputs: dict, rows: int) -> Iterator[tupl
     heads = importance.head_importance(loss, params, batches, encoder.config.heads)
     neurons = importance.neuron_importance(encoder.module.apply, params, [inputs["image"]])
     layers = importance.layer_importance(encoder, params, [inputs["image"]])
-    cuts = {
-        "neurons_half": {"neurons": pruning.most_important(neurons, 0.5)},
-        "heads_1": {"heads": pruning.most_important(heads, 1 / heads.shape[1])},
-        "layers_1": {"layers": pruning.most_important(layers, 1 / len(layers))},
-    }
+    cuts = {"neurons_half": {"neurons": pruning.most_important(neurons, 0.5)}}
+    if heads.shape[1] > 1:
+        cuts["heads_1"] = {"heads": pruning.most_important(heads, 1 / heads.shape[1])}
+    if len(layers) > 1:
+        cuts["layers_1"] = {"layers": pruning.most_important(layers, 1 / len(layers))}
     for name, cut in cuts.items():
         yield name, text, Tower(*pruning.prune(encoder, params, **cut, precision=FLOAT32))
 
