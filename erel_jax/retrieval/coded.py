@@ -82,7 +82,7 @@ def rescored(hits: Hits, vectors: np.ndarray, queries: np.ndarray, k: int) -> Hi
     order = np.argsort(hits.rows, axis=1, kind="stable")
     rows = np.take_along_axis(hits.rows, order, axis=1)
     candidates = np.asarray(vectors[np.maximum(rows, 0)], np.float32)
-    scores = np.einsum("qe,qke->qk", np.asarray(queries, np.float32), candidates)
+    scores = np.matmul(candidates, np.asarray(queries, np.float32)[:, :, None])[:, :, 0]
     scores = np.where(rows >= 0, scores, -np.inf)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     scores, rows = (np.take_along_axis(side, best, axis=1) for side in (scores, rows))

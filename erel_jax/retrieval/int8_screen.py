@@ -27,10 +27,15 @@ def quick_queries(code: Code, asked: jax.Array) -> tuple[jax.Array, ...]:
     return jnp.round(asked / jnp.where(step > 0, step, 1.0)[:, None]).astype(jnp.int8), step
 
 
-def quick_scores(code: Code, quick: tuple[jax.Array, ...], stored: Mapping[str, Any]) -> jax.Array:
-    """float32[Q, N] estimated inner products, rounded where `screened_rows`."""
+def quick_products(code: Code, quick: tuple[jax.Array, ...], stored: Mapping[str, Any]) -> jax.Array:
+    """[Q, N] products of queries and rows, to be made scores by `quick_scores`: int32 where rounded, or float32."""
     if not screened_rows(code, 1):
         return scores_of(code, quick[0], stored)
-    # Rows first: their dimensions lie side by side in memory.
-    sums = jnp.einsum("ne,qe->nq", stored["codes"], quick[0], preferred_element_type=jnp.int32)
-    return sums.astype(jnp.float32).T * stored["step"][None, :] * quick[1][:, None]
+    return jnp.einsum("ne,qe->qn", stored["codes"], quick[0], preferred_element_type=jnp.int32)
+
+
+def quick_scores(products: jax.Array, quick: tuple[jax.Array, ...], stored: Mapping[str, Any]) -> jax.Array:
+    """float32[..., Q, N] estimated inner products; queries and rows may have the same leading axes."""
+    if len(quick) == 1:
+        return products
+    return products.astype(jnp.float32) * stored["step"][..., None, :] * quick[1][..., :, None]

@@ -22,10 +22,10 @@ from erel_jax.retrieval.checks import check_count, check_vectors
 from erel_jax.retrieval.codes.code import scores_of
 from erel_jax.retrieval.codes.inverted import Inverted
 from erel_jax.retrieval.hits import Hits
-from erel_jax.retrieval.int8_screen import quick_queries, quick_scores, screened_rows
+from erel_jax.retrieval.int8_screen import quick_products, quick_queries, quick_scores, screened_rows
 from erel_jax.retrieval.inverted_work import Work, planned
 
-BLOCK, GROUP = 256, 32
+GROUP, MOST_ROWS = 32, 512
 MOST_QUERIES = 256
 
 
@@ -44,22 +44,25 @@ class Lists:
     starts: np.ndarray
 
 
-def lists_of(code: Inverted, stored: Mapping[str, np.ndarray], *, block: int = BLOCK) -> Lists:
+def lists_of(code: Inverted, stored: Mapping[str, np.ndarray], *, block: int | None = None) -> Lists:
     """Orders stored rows by list.
 
     Args:
         code: how they are stored.
         stored: what `code.encode` gave.
-        block: rows per block, a multiple of 32.
+        block: rows per block, a multiple of 32; None takes about half a list's rows, at most 512.
 
     Raises:
         ConfigError: there are no rows, or `block` is no multiple of 32.
     """
-    if block < GROUP or block % GROUP:
-        raise ConfigError(f"block is {block}, expected a multiple of {GROUP}.")
     owner = np.asarray(stored["list"])
     if not len(owner):
         raise ConfigError("the index has no rows: add some before searching.")
+    if block is None:
+        half = len(owner) // (2 * len(code.centroids))
+        block = min(MOST_ROWS, max(GROUP, 1 << half.bit_length()))
+    if block < GROUP or block % GROUP:
+        raise ConfigError(f"block is {block}, expected a multiple of {GROUP}.")
     counts = np.bincount(owner, minlength=len(code.centroids))
     starts = np.concatenate([[0], np.cumsum(-(-counts // block))])
     order = np.argsort(owner, kind="stable")
@@ -173,19 +176,25 @@ def _scored(
     parts, rows = filed
     (width, lanes), block = work.queries.shape, rows.shape[1]
 
-    def item(number: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        place = work.blocks[number]
-        part = {name: values[place] for name, values in parts.items()}
-        own = jax.tree.map(lambda values: values[work.queries[number]], quick)
-        real = rows[place] >= 0
-        if allowed is not None:
-            real = real & allowed[place]
-        sums = quick_scores(code.inner, own, part) + work.base[number][:, None]
-        sums = jnp.where(real[None, :], sums, -jnp.inf)
-        return found[0].at[number].set(sums), found[1].at[number].set(sums.reshape(lanes, -1, GROUP).max(axis=2))
+    def item(number: jax.Array, found: jax.Array) -> jax.Array:
+        part = {name: _at(values, work.blocks[number]) for name, values in parts.items()}
+        own = jax.tree.map(lambda values: values[_at(work.queries, number)], quick)
+        return jax.lax.dynamic_update_index_in_dim(found, quick_products(code.inner, own, part), number, 0)
 
-    empty = jnp.zeros((width, lanes, block), jnp.float32), jnp.zeros((width, lanes, block // GROUP), jnp.float32)
-    return jax.lax.fori_loop(0, work.count, item, empty)
+    # Nothing but products in the loop: what is done to all of them at once costs no start of its own per item.
+    empty = jnp.zeros((width, lanes, block), jnp.int32 if len(quick) > 1 else jnp.float32)
+    products = jax.lax.fori_loop(0, work.count, item, empty)
+    steps = {name: values[work.blocks] for name, values in parts.items() if name == "step"}
+    scores = quick_scores(products, jax.tree.map(lambda values: values[work.queries], quick), steps)
+    real = rows[work.blocks] >= 0
+    if allowed is not None:
+        real = real & allowed[work.blocks]
+    scores = jnp.where(real[:, None, :], scores + work.base[:, :, None], -jnp.inf)
+    return scores, scores.reshape(width, lanes, -1, GROUP).max(axis=3)
+
+
+def _at(values: jax.Array, number: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(values, number, keepdims=False)
 
 
 def _best(

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from flax import struct
 
-LANES = (1, 4, 16)
+LANES = (2, 4, 16)
 LEAST_ITEMS = 64
 
 

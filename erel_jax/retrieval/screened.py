@@ -32,14 +32,16 @@ class ScreenedCorpus:
     """Rows as int8 codes in blocks, and as they are; a pytree on the device.
 
     Attributes:
-        codes: int8[C, E, R], C blocks of R rows, each transposed: a row of the product is then contiguous.
+        codes: int8[C, R, E], C blocks of R rows.
         steps: float32[C, R]; `codes · steps` are the rows.
+        penalty: float32[C, R], 0, and -inf where the last block is filled up.
         vectors: float32[C · R, E], the rows, then zeros up to whole blocks.
         rows: number of rows N.
     """
 
     codes: jax.Array
     steps: jax.Array
+    penalty: jax.Array
     vectors: jax.Array
     rows: int = struct.field(pytree_node=False)
 
@@ -52,7 +54,7 @@ def screened_corpus(vectors: np.ndarray, *, block: int = BLOCK) -> ScreenedCorpu
         block: rows per block, a multiple of 64.
 
     Returns:
-        The corpus: 5 bytes per dimension and 4 per row.
+        The corpus: 5 bytes per dimension and 8 per row.
 
     Raises:
         ConfigError, NonFiniteError: as `check_vectors`, or `block` is no multiple of 64.
@@ -65,14 +67,15 @@ def screened_corpus(vectors: np.ndarray, *, block: int = BLOCK) -> ScreenedCorpu
     blocks = -(-rows // block)
     padded = np.zeros((blocks * block, width), np.float32)
     padded[:rows] = vectors
-    codes = np.zeros((blocks, width, block), np.int8)
+    codes = np.zeros((blocks, block, width), np.int8)
     steps = np.zeros((blocks, block), np.float32)
+    penalty = np.where(np.arange(blocks * block) < rows, 0, -np.inf).astype(np.float32).reshape(blocks, block)
     for number in range(blocks):
         part = padded[number * block : (number + 1) * block]
         step = np.abs(part).max(axis=1) / 127
-        codes[number] = np.rint(part / np.where(step > 0, step, 1)[:, None]).astype(np.int8).T
+        codes[number] = np.rint(part / np.where(step > 0, step, 1)[:, None]).astype(np.int8)
         steps[number] = step
-    return ScreenedCorpus(codes=jnp.asarray(codes), steps=jnp.asarray(steps), vectors=jnp.asarray(padded), rows=rows)
+    return ScreenedCorpus(*(jnp.asarray(part) for part in (codes, steps, penalty, padded)), rows=rows)
 
 
 def search_screened(
@@ -114,16 +117,17 @@ def search_screened(
     listed = min(k + SLACK if shortlist is None else shortlist, groups)
     if listed < 1 or batch < 1:
         raise ConfigError(f"shortlist is {shortlist} and batch is {batch}, expected at least 1.")
-    allowed = np.zeros(corpus.steps.size, bool)
     if mask is not None and np.shape(mask) != (rows,):
         raise ConfigError(f"mask has shape {np.shape(mask)}, expected ({rows},): one bool per row.")
-    allowed[:rows] = True if mask is None else mask
-    penalty = jnp.where(jnp.asarray(allowed), 0.0, -jnp.inf).astype(jnp.float32).reshape(corpus.steps.shape)
+    if mask is not None:
+        penalty = np.full(corpus.steps.size, -np.inf, np.float32)
+        penalty[:rows][np.asarray(mask, bool)] = 0
+        corpus = corpus.replace(penalty=jnp.asarray(penalty.reshape(corpus.steps.shape)))
     found = []
     for start in range(0, len(queries), batch):
         part = np.asarray(queries[start : start + batch], np.float32)
         filled = np.concatenate([part, np.zeros((batch - len(part), width), np.float32)])
-        found.append(_search(corpus, penalty, jnp.asarray(filled), min(k, listed * GROUP), listed))
+        found.append(_search(corpus, jnp.asarray(filled), min(k, listed * GROUP), listed))
     scores, hits = (np.concatenate([np.asarray(pair[side]) for pair in found])[: len(queries)] for side in (0, 1))
     missing = k - scores.shape[1]
     scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
@@ -132,9 +136,9 @@ def search_screened(
 
 
 @partial(jax.jit, static_argnames=("k", "listed"))
-def _search(corpus: ScreenedCorpus, penalty: jax.Array, queries: jax.Array, k: int, listed: int):
+def _search(corpus: ScreenedCorpus, queries: jax.Array, k: int, listed: int):
     # In row order, so that equal scores come out in row order.
-    groups = jnp.sort(jax.lax.top_k(_largest(corpus, penalty, queries), listed)[1], axis=1)
+    groups = jnp.sort(jax.lax.top_k(_largest(corpus, queries), listed)[1], axis=1)
     vectors = corpus.vectors.reshape(-1, GROUP, corpus.vectors.shape[1])
 
     def again(query: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -144,20 +148,21 @@ def _search(corpus: ScreenedCorpus, penalty: jax.Array, queries: jax.Array, k: i
     # Query by query: the rows of one query fit in a processor's cache, those of a batch do not.
     scores = jax.lax.map(again, (queries, groups))
     rows = (groups[:, :, None] * GROUP + jnp.arange(GROUP, dtype=jnp.int32)[None, None]).reshape(len(queries), -1)
-    best, places = jax.lax.top_k(scores + penalty.reshape(-1)[rows], k)
+    best, places = jax.lax.top_k(scores + corpus.penalty.reshape(-1)[rows], k)
     return best, jnp.take_along_axis(rows, places, axis=1)
 
 
-def _largest(corpus: ScreenedCorpus, penalty: jax.Array, queries: jax.Array) -> jax.Array:
+def _largest(corpus: ScreenedCorpus, queries: jax.Array) -> jax.Array:
     """The largest approximate score of each group of rows, float32[B, G]; queries' own scale does not matter."""
     largest = jnp.max(jnp.abs(queries), axis=1, keepdims=True)
-    codes = jnp.round(queries * (127.0 / jnp.where(largest > 0, largest, 1.0))).astype(jnp.int8)
+    codes = jnp.round(queries * (127.0 / jnp.where(largest > 0, largest, 1.0))).astype(jnp.int8).T
 
     def block(_: None, part: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[None, jax.Array]:
         rows, steps, off = part
-        sums = jnp.matmul(codes, rows, preferred_element_type=jnp.int32).astype(jnp.float32)
-        scores = sums * steps[None, :] + off[None, :]
-        return None, jnp.max(scores.reshape(len(queries), -1, GROUP), axis=2)
+        # Rows first: a group's scores lie below each other, so that their maximum is one of whole vectors of queries.
+        sums = jnp.matmul(rows, codes, preferred_element_type=jnp.int32).astype(jnp.float32)
+        scores = sums * steps[:, None] + off[:, None]
+        return None, jnp.max(scores.reshape(-1, GROUP, len(queries)), axis=1)
 
-    _, maxima = jax.lax.scan(block, None, (corpus.codes, corpus.steps, penalty))
-    return maxima.transpose(1, 0, 2).reshape(len(queries), -1)
+    _, maxima = jax.lax.scan(block, None, (corpus.codes, corpus.steps, corpus.penalty))
+    return maxima.reshape(-1, len(queries)).T

@@ -92,10 +92,10 @@ def test_work_reads_a_block_once_for_all_its_queries() -> None:
     work = planned(
         np.array([[0, 1], [1, 0], [2, 1]]), np.array([[1, 2], [3, 4], [5, 6]], np.float32), np.array([0, 1, 3, 3])
     )
-    assert (work.lanes, int(work.count)) == (4, 3) and work.blocks[:3].tolist() == [0, 1, 2]
-    assert work.queries[:3, :3].tolist() == [[0, 1, 0], [0, 1, 2], [0, 1, 2]]
-    assert work.base[:3, :3].tolist() == [[1, 4, 0], [2, 3, 6], [2, 3, 6]]
-    assert work.slots.tolist() == [[0, 4, 8, -1], [1, 5, 9, -1], [6, 10, -1, -1]]
+    assert (work.lanes, int(work.count)) == (2, 5) and work.blocks[:5].tolist() == [0, 1, 1, 2, 2]
+    assert work.queries[:5].tolist() == [[0, 1], [0, 1], [2, 0], [0, 1], [2, 0]]
+    assert work.base[:5].tolist() == [[1, 4], [2, 3], [6, 0], [2, 3], [6, 0]]
+    assert work.slots.tolist() == [[0, 2, 6, -1], [1, 3, 7, -1], [4, 8, -1, -1]]
 
 
 def test_more_probes_find_more_and_residuals_are_coded_more_finely() -> None:
