@@ -1,7 +1,8 @@
-"""Encoding images and texts on a CPU beside PyTorch eager in bfloat16, with the same random weights.
+"""Encoding images and texts on a CPU beside PyTorch in bfloat16, with the same random weights.
 
     pip install -e '.[peers]'
     python experiments/speed_encoders.py
+    python experiments/speed_encoders.py --peer compiled --rows vit_b16_int8
 
 Rows `vit_b16_bf16`, `vit_b16_int8`, `vit_b16_int8_tome` (16 images of 224 pixels) and `bert_base_bf16`,
 `bert_base_int8` (16 texts of 64 tokens, half of them shorter): items per second, medians of calls taken in turns. The
@@ -60,9 +61,9 @@ def sizes(preset: str) -> dict[str, Any]:
     }
 
 
-def main(preset: str = "full", rows: tuple[str, ...] = ROWS) -> dict[str, dict]:
-    """Measures the chosen rows and returns them by name."""
-    chosen = sizes(preset)
+def main(preset: str = "full", rows: tuple[str, ...] = ROWS, peer: str = "eager") -> dict[str, dict]:
+    """Measures the chosen rows beside PyTorch ("eager", or "compiled" by `torch.compile`) and returns them by name."""
+    chosen = sizes(preset) | {"peer": peer}
     results = {}
     for family in ("vit", "bert"):
         wanted = [name for name in rows if name.startswith(family)]
@@ -110,8 +111,8 @@ def _torch_model(family: str, chosen: dict[str, Any]) -> Any:
     return BertModel(theirs, add_pooling_layer=False).eval()
 
 
-def _torch_encode(model: Any, inputs: dict[str, np.ndarray], half: bool) -> Callable[[], np.ndarray]:
-    """A call of the PyTorch model on ready tensors: first-token states, float32."""
+def _torch_encode(model: Any, inputs: dict[str, np.ndarray], half: bool, run: str = "eager") -> Callable:
+    """A call of the PyTorch model, eager or compiled, on ready tensors: first-token states, float32."""
     import torch
 
     dtype = torch.bfloat16 if half else torch.float32
@@ -121,6 +122,8 @@ def _torch_encode(model: Any, inputs: dict[str, np.ndarray], half: bool) -> Call
         ids, mask = (torch.from_numpy(inputs[name].astype(np.int64)) for name in ("ids", "mask"))
         given = {"input_ids": ids, "attention_mask": mask}
     model = model.to(dtype)
+    if run == "compiled":
+        model = torch.compile(model)
 
     def encode() -> np.ndarray:
         with torch.inference_mode():
@@ -167,10 +170,10 @@ def _measure(family: str, chosen: dict[str, Any], wanted: list[str]) -> dict[str
         _torch_encode(model, inputs, half=False)() if model is not None
         else _encode_step(family, chosen, params, inputs, FLOAT32)()
     )  # fmt: skip
-    peer = _torch_encode(model, inputs, half=True) if model is not None else None
+    peer = _torch_encode(model, inputs, half=True, run=chosen["peer"]) if model is not None else None
     results = {}
     for name in wanted:
-        more: dict[str, Any] = {"jax": jax.__version__}
+        more: dict[str, Any] = {"jax": jax.__version__, "torch": chosen["peer"]}
         given = params
         merged = MERGED_TOKENS if name.endswith("tome") else 0
         if merged:
@@ -207,5 +210,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--preset", choices=("full", "tiny"), default="full", help="tiny: a smoke test in seconds")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, help="which rows to measure")
+    parser.add_argument("--peer", choices=("eager", "compiled"), default="eager", help="how PyTorch runs")
     arguments = parser.parse_args()
-    main(arguments.preset, tuple(arguments.rows))
+    main(arguments.preset, tuple(arguments.rows), arguments.peer)
