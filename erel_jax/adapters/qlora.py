@@ -12,7 +12,8 @@ from typing import Any, Literal
 from erel_jax import tree
 from erel_jax.adapters.lora import lora
 from erel_jax.adapters.trainable import LORA_TARGETS
-from erel_jax.compression.int8 import ENCODER_KERNELS, quantize_int8, quantize_spec
+from erel_jax.compression.chosen import ENCODER_KERNELS
+from erel_jax.compression.int8 import quantize_int8, quantize_spec
 from erel_jax.compression.nf4 import BLOCK, nf4_spec, quantize_nf4
 from erel_jax.errors import ConfigError, suggest
 

@@ -1,9 +1,10 @@
 """Smaller and faster models for serving."""
 
+from erel_jax.compression.chosen import ENCODER_KERNELS
 from erel_jax.compression.drift import GATE, Drift, drift
 from erel_jax.compression.float8 import float8_spec, quantize_float8
 from erel_jax.compression.grouped import dequantize_grouped, grouped_spec, quantize_grouped
-from erel_jax.compression.int8 import ENCODER_KERNELS, cosine_drift, dequantize, quantize_int8, quantize_spec
+from erel_jax.compression.int8 import cosine_drift, dequantize, quantize_int8, quantize_spec
 from erel_jax.compression.merged_tokens import rebuilt, with_merged_tokens
 from erel_jax.compression.nf4 import dequantize_nf4, nf4_spec, quantize_nf4
 from erel_jax.compression.observe import LARGEST, MOMENTS, SQUARES, observe

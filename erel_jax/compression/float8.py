@@ -7,14 +7,13 @@ kernels, float8 for kernels with a few large weights per output. Products betwee
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from erel_jax import tree
-from erel_jax.compression.int8 import ENCODER_KERNELS
-from erel_jax.errors import ConfigError, NonFiniteError
+from erel_jax.compression.chosen import ENCODER_KERNELS, map_kernel_specs, map_kernels, output_scale
 from erel_jax.layers.float8 import to_float8
 from erel_jax.layers.kernels import Float8
-from erel_jax.module import ParamSpec, ones, zeros
+from erel_jax.module import ParamSpec, zeros
 
 PyTree = Any
 
@@ -34,18 +33,12 @@ def quantize_float8(params: PyTree, patterns: Sequence[str] = ENCODER_KERNELS, *
         ConfigError: a pattern matches nothing, or a match is not a float matrix.
         NonFiniteError: a chosen kernel holds NaN or infinity.
     """
-    chosen = tree.select(tree.paths(params), patterns)
 
-    def quantize(path: str, leaf: Any) -> Any:
-        if path not in chosen:
-            return leaf
-        _check(path, leaf.shape, leaf.dtype)
-        if not bool(jnp.all(jnp.isfinite(leaf))):
-            raise NonFiniteError(f"{path}: the kernel holds NaN or infinity; it cannot be quantized.")
-        values, scale = to_float8(leaf, -2)
+    def quantize(_: str, kernel: jax.Array) -> Float8:
+        values, scale = to_float8(kernel, -2)
         return Float8(values, scale[..., 0, :], dynamic)
 
-    return tree.map_with_path(quantize, params)
+    return map_kernels(params, patterns, quantize)
 
 
 def float8_spec(spec: PyTree, patterns: Sequence[str] = ENCODER_KERNELS, *, dynamic: bool = False) -> PyTree:
@@ -54,18 +47,9 @@ def float8_spec(spec: PyTree, patterns: Sequence[str] = ENCODER_KERNELS, *, dyna
     Raises:
         ConfigError: as `quantize_float8`.
     """
-    chosen = tree.select(tree.paths(spec), patterns)
 
-    def quantize(path: str, leaf: ParamSpec) -> Any:
-        if path not in chosen:
-            return leaf
-        _check(path, leaf.shape, leaf.dtype)
-        scale = ParamSpec((*leaf.shape[:-2], leaf.shape[-1]), (*leaf.axes[:-2], leaf.axes[-1]), ones)
-        return Float8(ParamSpec(leaf.shape, leaf.axes, zeros, jnp.float8_e4m3fn), scale, dynamic)
+    def quantize(_: str, kernel: ParamSpec) -> Float8:
+        values = ParamSpec(kernel.shape, kernel.axes, zeros, jnp.float8_e4m3fn)
+        return Float8(values, output_scale(kernel), dynamic)
 
-    return tree.map_with_path(quantize, spec)
-
-
-def _check(path: str, shape: tuple[int, ...], dtype: Any) -> None:
-    if len(shape) not in (2, 3) or not jnp.issubdtype(dtype, jnp.floating):
-        raise ConfigError(f"{path}: got {jnp.dtype(dtype).name}{list(shape)}, expected a float kernel [D, F].")
+    return map_kernel_specs(spec, patterns, quantize)

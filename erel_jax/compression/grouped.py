@@ -12,11 +12,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from erel_jax import tree
-from erel_jax.compression.int8 import ENCODER_KERNELS
-from erel_jax.errors import ConfigError, NonFiniteError
+from erel_jax.compression.chosen import (
+    ENCODER_KERNELS,
+    check_group,
+    group_scale,
+    map_kernel_specs,
+    map_kernels,
+    plain_kernels,
+)
+from erel_jax.errors import ConfigError
 from erel_jax.layers.kernels import Grouped
-from erel_jax.module import ParamSpec, ones, zeros
+from erel_jax.module import ParamSpec, zeros
 
 PyTree = Any
 
@@ -56,19 +62,14 @@ def quantize_grouped(
             are missing or of another shape.
         NonFiniteError: a chosen kernel holds NaN or infinity.
     """
-    chosen = tree.select(tree.paths(params), patterns)
+    settings = {"bits": bits, "group": group, "symmetric": symmetric}
 
-    def quantize(path: str, leaf: Any) -> Any:
-        if path not in chosen:
-            return leaf
-        _check(path, leaf.shape, leaf.dtype, bits, group)
-        if not bool(jnp.all(jnp.isfinite(leaf))):
-            raise NonFiniteError(f"{path}: the kernel holds NaN or infinity; it cannot be quantized.")
-        settings = {"bits": bits, "group": group, "symmetric": symmetric}
-        parts = _nearest(leaf, **settings) if moments is None else _gptq(path, leaf, moments, **settings)
+    def quantize(path: str, kernel: jax.Array) -> Grouped:
+        _check(path, kernel.shape[-2], bits, group)
+        parts = _nearest(kernel, **settings) if moments is None else _gptq(path, kernel, moments, **settings)
         return Grouped(_packed(parts[0], bits), *parts[1:], bits=bits)
 
-    return tree.map_with_path(quantize, params)
+    return map_kernels(params, patterns, quantize)
 
 
 def grouped_spec(
@@ -86,27 +87,20 @@ def grouped_spec(
     Raises:
         ConfigError: as `quantize_grouped`.
     """
-    chosen = tree.select(tree.paths(spec), patterns)
 
-    def quantize(path: str, leaf: ParamSpec) -> Any:
-        if path not in chosen:
-            return leaf
-        _check(path, leaf.shape, leaf.dtype, bits, group)
-        *stacked, width, out = leaf.shape
-        codes = ParamSpec((*stacked, width * bits // 8, out), leaf.axes, zeros, jnp.uint8)
-        per_group = ParamSpec((*stacked, width // group, out), (*leaf.axes[:-2], None, leaf.axes[-1]), ones)
+    def quantize(path: str, kernel: ParamSpec) -> Grouped:
+        *stacked, width, out = kernel.shape
+        _check(path, width, bits, group)
+        codes = ParamSpec((*stacked, width * bits // 8, out), kernel.axes, zeros, jnp.uint8)
+        per_group = group_scale(kernel, group)
         return Grouped(codes, per_group, None if symmetric else per_group, bits)
 
-    return tree.map_with_path(quantize, spec)
+    return map_kernel_specs(spec, patterns, quantize)
 
 
 def dequantize_grouped(params: PyTree, dtype: Any = jnp.float32) -> PyTree:
     """Plain kernels in place of `Grouped` ones."""
-
-    def plain(leaf: Any) -> Any:
-        return leaf.fold(None)[0].astype(dtype) if isinstance(leaf, Grouped) else leaf
-
-    return jax.tree.map(plain, params, is_leaf=lambda leaf: isinstance(leaf, Grouped))
+    return plain_kernels(params, Grouped, lambda leaf: leaf.fold(None)[0], dtype)
 
 
 def _steps(block: jax.Array, bits: int, symmetric: bool) -> tuple[jax.Array, jax.Array | None]:
@@ -190,10 +184,7 @@ def _packed(codes: jax.Array, bits: int) -> jax.Array:
     return (pairs[..., 0, :] << 4) | pairs[..., 1, :]
 
 
-def _check(path: str, shape: tuple[int, ...], dtype: Any, bits: int, group: int) -> None:
+def _check(path: str, width: int, bits: int, group: int) -> None:
     if bits not in (4, 8):
         raise ConfigError(f"got bits={bits}, expected 4 or 8.")
-    if len(shape) not in (2, 3) or not jnp.issubdtype(dtype, jnp.floating):
-        raise ConfigError(f"{path}: got {jnp.dtype(dtype).name}{list(shape)}, expected a float kernel [D, F].")
-    if group < 2 or group % 2 or shape[-2] % group:
-        raise ConfigError(f"{path}: group={group} must be even and divide the {shape[-2]} inputs of the kernel.")
+    check_group(path, "group", group, width)

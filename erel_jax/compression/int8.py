@@ -14,18 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from erel_jax import tree
-from erel_jax.errors import ConfigError, NonFiniteError
+from erel_jax.compression.chosen import ENCODER_KERNELS, map_kernel_specs, map_kernels, output_scale, plain_kernels
+from erel_jax.errors import ConfigError
 from erel_jax.layers.kernels import Quantized
-from erel_jax.module import ParamSpec, ones, zeros
+from erel_jax.module import ParamSpec, zeros
 
 PyTree = Any
-
-ENCODER_KERNELS: tuple[str, ...] = (
-    r"(?:.*/)?attention/(?:query|key|value|qkv|output)/kernel",
-    r"(?:.*/)?mlp/(?:up|gate|gate_up|down)/kernel",
-)
-"""The kernels of a transformer stack: nearly all of an encoder's products. Embeddings, norms and heads stay float."""
 
 
 def quantize_int8(params: PyTree, patterns: Sequence[str] = ENCODER_KERNELS, *, dynamic: bool = True) -> PyTree:
@@ -48,20 +42,12 @@ def quantize_int8(params: PyTree, patterns: Sequence[str] = ENCODER_KERNELS, *, 
         ConfigError: a pattern matches nothing, or a match is not a float matrix.
         NonFiniteError: a chosen kernel holds NaN or infinity.
     """
-    chosen = tree.select(tree.paths(params), patterns)
-
-    def quantize(path: str, leaf: Any) -> Any:
-        return _quantized(path, leaf, dynamic) if path in chosen else leaf
-
-    return tree.map_with_path(quantize, params)
+    return map_kernels(params, patterns, lambda _, kernel: _quantized(kernel, dynamic))
 
 
-def _quantized(path: str, weight: jax.Array, dynamic: bool) -> Quantized:
-    _check_matrix(path, weight.shape, weight.dtype)
+def _quantized(weight: jax.Array, dynamic: bool) -> Quantized:
     wide = weight.astype(jnp.float32)
     largest = jnp.max(jnp.abs(wide), axis=-2, keepdims=True)
-    if not bool(jnp.all(jnp.isfinite(largest))):
-        raise NonFiniteError(f"{path}: the kernel holds NaN or infinity; it cannot be quantized.")
     inverse = jnp.where(largest > 0, 127.0 / jnp.where(largest > 0, largest, 1.0), 0.0)
     values = jnp.clip(jnp.round(wide * inverse), -127, 127).astype(jnp.int8)
     return Quantized(values, jnp.squeeze(largest, -2) / 127.0, dynamic)
@@ -75,33 +61,19 @@ def quantize_spec(spec: PyTree, patterns: Sequence[str] = ENCODER_KERNELS, *, dy
     Raises:
         ConfigError: a pattern matches nothing, or a match is not a float matrix.
     """
-    chosen = tree.select(tree.paths(spec), patterns)
 
-    def quantize(path: str, leaf: ParamSpec) -> Any:
-        if path not in chosen:
-            return leaf
-        _check_matrix(path, leaf.shape, leaf.dtype)
-        scale_shape, scale_axes = (*leaf.shape[:-2], leaf.shape[-1]), (*leaf.axes[:-2], leaf.axes[-1])
-        values = ParamSpec(leaf.shape, leaf.axes, zeros, jnp.int8)
-        return Quantized(values, ParamSpec(scale_shape, scale_axes, ones), dynamic)
+    def quantize(_: str, kernel: ParamSpec) -> Quantized:
+        values = ParamSpec(kernel.shape, kernel.axes, zeros, jnp.int8)
+        return Quantized(values, output_scale(kernel), dynamic)
 
-    return tree.map_with_path(quantize, spec)
-
-
-def _check_matrix(path: str, shape: tuple[int, ...], dtype: Any) -> None:
-    if len(shape) not in (2, 3) or not jnp.issubdtype(dtype, jnp.floating):
-        raise ConfigError(f"{path}: got {jnp.dtype(dtype).name}{list(shape)}, expected a float kernel [D, F].")
+    return map_kernel_specs(spec, patterns, quantize)
 
 
 def dequantize(params: PyTree, dtype: Any = jnp.float32) -> PyTree:
     """Plain kernels `values · scale` in place of `Quantized` ones."""
-
-    def widen(leaf: Any) -> Any:
-        if not isinstance(leaf, Quantized):
-            return leaf
-        return (leaf.values.astype(jnp.float32) * leaf.scale[..., None, :]).astype(dtype)
-
-    return jax.tree.map(widen, params, is_leaf=lambda leaf: isinstance(leaf, Quantized))
+    return plain_kernels(
+        params, Quantized, lambda leaf: leaf.values.astype(jnp.float32) * leaf.scale[..., None, :], dtype
+    )
 
 
 def cosine_drift(reference: jax.Array, compressed: jax.Array) -> dict[str, float]:

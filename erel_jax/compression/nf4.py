@@ -12,12 +12,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from erel_jax import tree
-from erel_jax.compression.int8 import ENCODER_KERNELS
-from erel_jax.errors import ConfigError, NonFiniteError
+from erel_jax.compression.chosen import (
+    ENCODER_KERNELS,
+    check_group,
+    group_scale,
+    map_kernel_specs,
+    map_kernels,
+    plain_kernels,
+)
 from erel_jax.layers.kernels import Nf4
 from erel_jax.layers.nf4 import CODEBOOK, widen
-from erel_jax.module import ParamSpec, ones, zeros
+from erel_jax.module import ParamSpec, zeros
 
 PyTree = Any
 
@@ -43,17 +48,12 @@ def quantize_nf4(params: PyTree, patterns: Sequence[str] = ENCODER_KERNELS, *, b
         ConfigError: a pattern matches nothing, a match is not a float matrix, or the block does not divide D.
         NonFiniteError: a chosen kernel holds NaN or infinity.
     """
-    chosen = tree.select(tree.paths(params), patterns)
 
-    def quantize(path: str, leaf: Any) -> Any:
-        if path not in chosen:
-            return leaf
-        _check(path, leaf.shape, leaf.dtype, block)
-        if not bool(jnp.all(jnp.isfinite(leaf))):
-            raise NonFiniteError(f"{path}: the kernel holds NaN or infinity; it cannot be quantized.")
-        return Nf4(*_encode(leaf, block))
+    def quantize(path: str, kernel: jax.Array) -> Nf4:
+        check_group(path, "block", block, kernel.shape[-2])
+        return Nf4(*_encode(kernel, block))
 
-    return tree.map_with_path(quantize, params)
+    return map_kernels(params, patterns, quantize)
 
 
 def nf4_spec(spec: PyTree, patterns: Sequence[str] = ENCODER_KERNELS, *, block: int = BLOCK) -> PyTree:
@@ -64,26 +64,19 @@ def nf4_spec(spec: PyTree, patterns: Sequence[str] = ENCODER_KERNELS, *, block: 
     Raises:
         ConfigError: as `quantize_nf4`.
     """
-    chosen = tree.select(tree.paths(spec), patterns)
 
-    def quantize(path: str, leaf: ParamSpec) -> Any:
-        if path not in chosen:
-            return leaf
-        _check(path, leaf.shape, leaf.dtype, block)
-        *stacked, width, out = leaf.shape
-        codes = ParamSpec((*stacked, width // 2, out), leaf.axes, zeros, jnp.uint8)
-        return Nf4(codes, ParamSpec((*stacked, width // block, out), (*leaf.axes[:-2], None, leaf.axes[-1]), ones))
+    def quantize(path: str, kernel: ParamSpec) -> Nf4:
+        *stacked, width, out = kernel.shape
+        check_group(path, "block", block, width)
+        codes = ParamSpec((*stacked, width // 2, out), kernel.axes, zeros, jnp.uint8)
+        return Nf4(codes, group_scale(kernel, block))
 
-    return tree.map_with_path(quantize, spec)
+    return map_kernel_specs(spec, patterns, quantize)
 
 
 def dequantize_nf4(params: PyTree, dtype: Any = jnp.float32) -> PyTree:
     """Plain kernels in place of `Nf4` ones."""
-
-    def plain(leaf: Any) -> Any:
-        return widen(leaf.codes, leaf.scale).astype(dtype) if isinstance(leaf, Nf4) else leaf
-
-    return jax.tree.map(plain, params, is_leaf=lambda leaf: isinstance(leaf, Nf4))
+    return plain_kernels(params, Nf4, lambda leaf: widen(leaf.codes, leaf.scale), dtype)
 
 
 def _encode(weight: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
@@ -98,10 +91,3 @@ def _encode(weight: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
         codes = codes + (unit > (lower + upper) / 2).astype(jnp.uint8)
     pairs = codes.reshape(*stacked, width // 2, 2, out)
     return (pairs[..., 0, :] << 4) | pairs[..., 1, :], scale
-
-
-def _check(path: str, shape: tuple[int, ...], dtype: Any, block: int) -> None:
-    if len(shape) not in (2, 3) or not jnp.issubdtype(dtype, jnp.floating):
-        raise ConfigError(f"{path}: got {jnp.dtype(dtype).name}{list(shape)}, expected a float kernel [D, F].")
-    if block < 2 or block % 2 or shape[-2] % block:
-        raise ConfigError(f"{path}: block={block} must be even and divide the {shape[-2]} inputs of the kernel.")

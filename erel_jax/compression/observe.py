@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from erel_jax import tree
-from erel_jax.compression.int8 import ENCODER_KERNELS
+from erel_jax.compression.chosen import ENCODER_KERNELS
 from erel_jax.errors import ConfigError, NonFiniteError
 from erel_jax.layers import dense, unstack
 from erel_jax.layers.kernel import kernel_class
