@@ -93,11 +93,8 @@ def _tokenize(tower: Loaded, data: RetrievalData) -> dict[str, dict[str, np.ndar
     if tower.tokenizer is None:
         raise ConfigError(f"the text encoder {tower.source} has no tokenizer; add its tokenizer.json.")
     limit = min(TOKENS, tower.tokenizer.max_length)
-    texts = [text for name in SPLITS for text in data.splits[name].texts]
-    encoded = tower.tokenizer.encode(texts, max_length=limit, buckets=(8, 12, 16, 24, limit))
-    ends = np.cumsum([len(data.splits[name].texts) for name in SPLITS])[:-1]
-    parts = {key: np.split(values, ends) for key, values in encoded.items()}
-    return {name: {key: values[i] for key, values in parts.items()} for i, name in enumerate(SPLITS)}
+    texts = {name: data.splits[name].texts for name in SPLITS}
+    return tower.tokenizer.encode_together(texts, limit, (8, 12, 16, 24, limit))
 
 
 def load_data(config: BenchConfig, cache: Path) -> RetrievalData:

@@ -15,13 +15,13 @@ import numpy as np
 
 from erel_jax.encoders.encoded import Encoder
 from erel_jax.encoders.signals import check_audio
+from erel_jax.encoders.stack_config import StackConfig
 from erel_jax.encoders.states import block_layer
 from erel_jax.encoders.token_head import with_token_head
 from erel_jax.encoders.tower import Entry, tower
 from erel_jax.errors import ConfigError
 from erel_jax.layers import (
     FLOAT32,
-    BlockConfig,
     Precision,
     activation,
     dense,
@@ -33,22 +33,16 @@ from erel_jax.layers import (
 )
 from erel_jax.module import ParamSpec, normal, zeros
 
-EPS = 1e-5
 TAPS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class WhisperConfig:
+class WhisperConfig(StackConfig):
     """The architecture of a Whisper encoder; the defaults are Whisper tiny on 30 s.
 
-    Attributes:
+    Attributes as of `StackConfig`, and:
         positions: states L of the stack; recordings have 2 L mel frames.
         bins: mel bins M.
-        width: model width D.
-        layers: transformer layers.
-        heads: attention heads H.
-        mlp_width: feed-forward width F.
-        activation: name of the feed-forward activation.
     """
 
     positions: int = 1500
@@ -57,14 +51,14 @@ class WhisperConfig:
     layers: int = 4
     heads: int = 6
     mlp_width: int = 1536
-    activation: str = "gelu"
+    eps: float = 1e-5
 
     def __post_init__(self):
         if self.positions < 1 or self.bins < 1:
             raise ConfigError(f"got {self.positions} positions and {self.bins} mel bins, expected at least one each.")
         if self.width % 2:
             raise ConfigError(f"width {self.width} is odd, expected as many sines as cosines.")
-        _ = self.block
+        StackConfig.__post_init__(self)
 
     @property
     def input_name(self) -> str:
@@ -80,18 +74,6 @@ class WhisperConfig:
     def tokens(self) -> int:
         """Number of states L."""
         return self.positions
-
-    @property
-    def block(self) -> BlockConfig:
-        """One layer of the stack."""
-        return BlockConfig(
-            width=self.width,
-            heads=self.heads,
-            mlp_width=self.mlp_width,
-            activation=self.activation,
-            norm="pre",
-            eps=EPS,
-        )
 
     @classmethod
     def base(cls) -> "WhisperConfig":
@@ -155,7 +137,7 @@ def whisper(config: WhisperConfig, precision: Precision = FLOAT32, *, remat: boo
         precision=precision,
         enter=enter,
         head=lambda params, pooled: pooled,
-        top=lambda params, state: layer_norm(params["final_norm"], state, EPS),
+        top=lambda params, state: layer_norm(params["final_norm"], state, config.eps),
         embedding_width=width,
         remat=remat,
     )

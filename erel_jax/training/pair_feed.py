@@ -50,12 +50,8 @@ class PairFeed:
             )
         self.data, self.towers = data, towers
         limit, before = min(tokens, tokenizer.max_length), tokenizer.truncated
-        # Both splits padded to one length, the longest text's rounded up: one program serves both.
-        texts = [text for name in SPLITS for text in data.splits[name].texts]
-        encoded = tokenizer.encode(texts, max_length=limit, buckets=(*range(8, limit, 8), limit))
-        ends = np.cumsum([len(data.splits[name].texts) for name in SPLITS])[:-1]
-        parts = {key: np.split(values, ends) for key, values in encoded.items()}
-        self._tokens = {name: {key: values[i] for key, values in parts.items()} for i, name in enumerate(SPLITS)}
+        texts = {name: data.splits[name].texts for name in SPLITS}
+        self._tokens = tokenizer.encode_together(texts, limit, (*range(8, limit, 8), limit))
         self.cut = tokenizer.truncated - before
         train = data.splits["train"]
         named = [train.texts[row] for row in train.text_of_image]

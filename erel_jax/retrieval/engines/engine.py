@@ -23,6 +23,8 @@ Payload = Mapping[str, Any]
 Where = Mapping[str, Any]
 """Field to the value it must have, or to a list of values of which it must have one; all fields must fit."""
 
+KEPT = ("width", "texts", "metric")
+"""What a store says of itself and cannot change."""
 SPARE = 16
 """Hits fetched beyond k, so that hits that tie at the end come out by id."""
 
@@ -131,6 +133,24 @@ def checked_queries(engine: Engine, queries: np.ndarray, k: int, made_by: str | 
     check_same(engine.made_by, made_by, "encoder")
     check_count(k)
     return np.ascontiguousarray(prepared("queries", queries, engine.metric, engine.width), np.float32)
+
+
+def check_kept(name: str, kept: Mapping[str, Any], wanted: Mapping[str, Any], *, fields: Sequence[str] = KEPT) -> None:
+    """Refuses a store that was made for something else than is asked for.
+
+    Args:
+        name: of the store, for messages.
+        kept: what it says of itself.
+        wanted: what is asked for.
+        fields: what must be the same.
+
+    Raises:
+        ConfigError: a field differs, or the encoders do.
+    """
+    check_same(kept["made_by"], wanted["made_by"], "encoder")
+    for field in fields:
+        if kept[field] != wanted[field]:
+            raise ConfigError(f"{name} has {field}={kept[field]!r}, and this asks for {wanted[field]!r}.")
 
 
 def refuse_known(known: np.ndarray, ids: np.ndarray) -> None:

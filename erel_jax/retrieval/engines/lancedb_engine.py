@@ -15,10 +15,12 @@ import numpy as np
 from erel_jax.artifacts import write_text_atomic
 from erel_jax.errors import ConfigError, CorruptArtifactError
 from erel_jax.retrieval.engines.engine import (
+    KEPT,
     SPARE,
     Ids,
     Payload,
     Where,
+    check_kept,
     checked_ids,
     checked_queries,
     checked_rows,
@@ -28,7 +30,7 @@ from erel_jax.retrieval.engines.engine import (
     refuse_unknown,
 )
 from erel_jax.retrieval.index import Found
-from erel_jax.retrieval.metric import INNER_PRODUCT, check_metric, check_same
+from erel_jax.retrieval.metric import INNER_PRODUCT, check_metric
 
 ABOUT, TABLE, ID, VECTOR = "erel.json", "vectors", "erel_id", "erel_vector"
 FIELDS = {"text": str, "integer": int, "float": float, "truth": bool}
@@ -184,10 +186,7 @@ def open_lancedb(
         kept = {name: about[name] for name in wanted}
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptArtifactError(f"{path / ABOUT} cannot be read ({error}). Make the store again.") from error
-    check_same(kept["made_by"], made_by, "encoder")
-    for name in ("width", "texts", "metric", *(["fields"] if fields is not None else [])):
-        if kept[name] != wanted[name]:
-            raise ConfigError(f"{folder} has {name}={kept[name]!r}, and this asks for {wanted[name]!r}.")
+    check_kept(str(folder), kept, wanted, fields=KEPT if fields is None else (*KEPT, "fields"))
     return LancedbEngine(database.open_table(TABLE), **kept)
 
 

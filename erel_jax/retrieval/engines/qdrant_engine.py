@@ -17,6 +17,7 @@ from erel_jax.retrieval.engines.engine import (
     Ids,
     Payload,
     Where,
+    check_kept,
     checked_ids,
     checked_queries,
     checked_rows,
@@ -26,7 +27,7 @@ from erel_jax.retrieval.engines.engine import (
     refuse_unknown,
 )
 from erel_jax.retrieval.index import Found
-from erel_jax.retrieval.metric import INNER_PRODUCT, check_metric, check_same
+from erel_jax.retrieval.metric import INNER_PRODUCT, check_metric
 
 NAMES = uuid.UUID("5f0c2f0e-7a7c-5a53-9c0e-2f1b6f3f8a11")
 """Name space of the UUIDs of text ids; changing it loses what is stored."""
@@ -170,10 +171,7 @@ def open_qdrant(
         kept = (opened.get_collection(collection).config.metadata or {}).get("erel")
         if kept is None:
             raise ConfigError(f"collection {collection!r} was not made here: it does not say what it holds.")
-        check_same(kept["made_by"], made_by, "encoder")
-        for name in ("width", "texts", "metric"):
-            if kept[name] != wanted[name]:
-                raise ConfigError(f"{collection!r} has {name}={kept[name]!r}, and this asks for {wanted[name]!r}.")
+        check_kept(repr(collection), kept, wanted)
     except ConfigError:
         opened.close()
         raise
