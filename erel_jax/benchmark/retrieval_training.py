@@ -31,8 +31,8 @@ from erel_jax.losses import chunked_info_nce, symmetric_info_nce
 from erel_jax.sharding import Step, compile_step
 from erel_jax.training import in_sub_batches
 
-BATCH = 128
-EPOCHS = 10
+BATCH = 64
+EPOCHS = 8
 MODALITIES = ("image", "text")
 
 Encode = Callable[[Any, Mapping[str, Any], Any], dict[str, jax.Array]]
