@@ -57,8 +57,8 @@ class BenchConfig:
 
     methods: str | None = None
     """Comma-separated methods, for example `frozen,lora,iisan_cached`. Default: frozen, linear_probe, full, bitfit,
-    lora, rslora, houlsby, iisan, iisan_cached, and for recommendation versa_cached and blend; those that do not fit
-    the data are left out. By name alone: dora, ia3, vera, pfeiffer, parallel, compacter, prompt_tuning,
+    lora, houlsby, iisan, iisan_cached, and for recommendation versa_cached and blend; those that do not fit
+    the data are left out. By name alone: rslora, dora, ia3, vera, pfeiffer, parallel, compacter, prompt_tuning,
     prefix_tuning, k_adapter, layer_norm, partial_layers, qlora_int8, qlora_nf4, lit, crossan_cached; and for retrieval
     sigmoid, matryoshka, lit_cached, semdedup, small_loss, learnability, jest, student, distilled."""
 

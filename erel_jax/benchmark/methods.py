@@ -5,7 +5,7 @@ from erel_jax.benchmark.config import BenchConfig
 from erel_jax.benchmark.recipes import RECIPES
 from erel_jax.errors import ConfigError, suggest
 
-RETRIEVAL = ("frozen", "linear_probe", "full", "bitfit", "lora", "rslora", "houlsby", "iisan", "iisan_cached")
+RETRIEVAL = ("frozen", "linear_probe", "full", "bitfit", "lora", "houlsby", "iisan", "iisan_cached")
 """What runs when nothing is asked for: each way of adapting once. A default run has a budget of minutes; the other
 registered methods run when `--methods` names them."""
 

@@ -19,7 +19,7 @@ def config(methods, task: Any = "retrieval"):
 
 def test_default_is_fixed_and_registered():
     """A new method does not lengthen the default run."""
-    default = ["frozen", "linear_probe", "full", "bitfit", "lora", "rslora", "houlsby", "iisan", "iisan_cached"]
+    default = ["frozen", "linear_probe", "full", "bitfit", "lora", "houlsby", "iisan", "iisan_cached"]
     assert chosen_methods(config(None)) == default == list(RETRIEVAL)
     assert chosen_methods(config(None, "recommendation")) == [*default, "versa_cached", "blend"] == list(RECOMMENDATION)
     assert set(default) < set(METHODS)
