@@ -193,7 +193,7 @@ def _scored(
     return scores, scores.reshape(width, lanes, -1, GROUP).max(axis=3)
 
 
-def _at(values: jax.Array, number: jax.Array) -> jax.Array:
+def _at(values: Any, number: jax.Array) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(values, number, keepdims=False)
 
 

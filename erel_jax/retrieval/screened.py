@@ -11,6 +11,7 @@ Rounding can put a group behind one that is no better, so the short list is long
 row in float32 and is the oracle; the recall against it is what `shortlist` buys.
 """
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -122,7 +123,7 @@ def search_screened(
     if mask is not None:
         penalty = np.full(corpus.steps.size, -np.inf, np.float32)
         penalty[:rows][np.asarray(mask, bool)] = 0
-        corpus = corpus.replace(penalty=jnp.asarray(penalty.reshape(corpus.steps.shape)))
+        corpus = dataclasses.replace(corpus, penalty=jnp.asarray(penalty.reshape(corpus.steps.shape)))
     found = []
     for start in range(0, len(queries), batch):
         part = np.asarray(queries[start : start + batch], np.float32)
