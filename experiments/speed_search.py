@@ -43,7 +43,7 @@ def main(
     """
     rows = (ROWS[:1] if preset == "tiny" else ROWS) if rows is None else rows
     count, width, pairs, lists = SIZES[preset]
-    vectors, queries = drawn(count, width, max(*batches, 256))
+    vectors, queries = drawn(count, width, max(*batches, 512))
     found: dict[str, dict] = {}
     if set(rows) & set(ROWS[:2]):
         found |= _exact_rows(preset, vectors, queries, batches, pairs, rows)

@@ -244,17 +244,24 @@ def delete(index: Index, ids: Sequence[int] | Sequence[str] | np.ndarray) -> Ind
     return _same_rows(index, alive=alive)
 
 
-def probing(index: Index, probes: int) -> Index:
+def probing(index: Index, probes: int, *, margin: float | None = None) -> Index:
     """The index with queries that look into another number of lists; nothing is measured again.
 
+    Args:
+        index: of lists.
+        probes: the most lists that a query looks into.
+        margin: see `Inverted.margin`; `margin_for` finds one.
+
     Raises:
-        ConfigError: the index has no lists, or fewer than `probes`.
+        ConfigError: the index has no lists, or fewer than `probes`, or the margin is negative.
     """
     code = index.code
     if not isinstance(code, Inverted) or not 1 <= probes <= len(code.centroids):
         most = len(code.centroids) if isinstance(code, Inverted) else 0
         raise ConfigError(f"got {probes} probes for an index of {most} lists, expected 1 to the number of lists.")
-    return _same_rows(index, code=dataclasses.replace(code, probes=probes))
+    if margin is not None and not margin >= 0:
+        raise ConfigError(f"margin is {margin}, expected 0 or more.")
+    return _same_rows(index, code=dataclasses.replace(code, probes=probes, margin=margin))
 
 
 def compacted(index: Index) -> Index:

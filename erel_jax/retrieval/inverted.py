@@ -86,7 +86,7 @@ def search_inverted(
     """The K best rows of the lists nearest to each query.
 
     Args:
-        code: how rows are stored; its `probes` say how many lists are looked into.
+        code: how rows are stored; its `probes` and `margin` say how many lists are looked into.
         lists: from `lists_of`.
         queries: float[Q, E].
         k: hits per query.
@@ -109,6 +109,8 @@ def search_inverted(
         allowed = jnp.asarray(np.asarray(mask)[np.maximum(np.asarray(lists.rows), 0)])
     queries = np.asarray(queries, np.float32)
     values, near = (np.asarray(side) for side in _nearest(code.centroids, queries, code.probes))
+    if code.margin is not None:
+        near = np.where(values >= values[:, :1] - code.margin, near, -1)
     # Queries that look into the same lists are answered together.
     order = np.argsort(near[:, 0], kind="stable")
     cores = os.cpu_count() or 1 if jax.default_backend() == "cpu" else 1

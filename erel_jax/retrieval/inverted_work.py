@@ -36,12 +36,12 @@ def planned(near: np.ndarray, base: np.ndarray, starts: np.ndarray) -> Work:
     """Groups queries by the blocks that they look into.
 
     Args:
-        near: int[Q, P], the lists of each query.
+        near: int[Q, P], the lists of each query; -1 for fewer than P.
         base: float32[Q, P], what is added to the scores of a list.
         starts: int[L + 1], first block of each list.
     """
     lists = near.ravel()
-    counts = starts[lists + 1] - starts[lists]
+    counts = np.where(lists >= 0, starts[lists + 1] - starts[lists], 0)
     pair = np.repeat(np.arange(len(lists)), counts)
     block = np.arange(len(pair)) - np.repeat(np.cumsum(counts) - counts, counts) + starts[lists][pair]
     order = np.argsort(block, kind="stable")

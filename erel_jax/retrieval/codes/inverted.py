@@ -36,12 +36,15 @@ class Inverted:
         inner: code of width E of what is filed.
         probes: lists that a query looks into; more find more and take longer.
         residual: whether what is filed is what the centroid leaves over.
+        margin: lists whose centroid scores lower than the nearest one's by more than this are not looked into, so that
+            queries with one clear list cost less than those between several; None looks into all `probes`.
     """
 
     centroids: jax.Array
     inner: Code
     probes: int = struct.field(pytree_node=False)
     residual: bool = struct.field(pytree_node=False)
+    margin: float | None = struct.field(pytree_node=False, default=None)
 
     @property
     def width(self) -> int:
@@ -118,3 +121,36 @@ def inverted(
     if code.width != rows.shape[1]:
         raise ConfigError(f"the inner code has width {code.width}, but the sample has {rows.shape[1]}.")
     return Inverted(centroids=jnp.asarray(centroids), inner=code, probes=probes, residual=residual)
+
+
+def margin_for(code: Inverted, queries: np.ndarray, lists: np.ndarray, *, recall: float = 0.99) -> float:
+    """The narrowest `Inverted.margin` with which enough of the right rows lie in lists that are looked into.
+
+    Args:
+        code: with `probes` above what most queries need; the margin leaves out what few do.
+        queries: float[Q, E], like those that will be asked, and others than those that recall is measured with.
+        lists: int[Q, K], the lists of each query's right rows: `stored["list"][search_exact(...).rows]`.
+        recall: share of the right rows to be found; what the code inside loses comes on top.
+
+    Raises:
+        ConfigError: shapes differ, `recall` is not in (0, 1], or `probes` lists do not hold so many.
+    """
+    queries, lists = np.asarray(queries, np.float32), np.asarray(lists)
+    check_vectors("queries", queries, code.width)
+    if lists.ndim != 2 or len(lists) != len(queries) or not lists.size or not 0 < recall <= 1:
+        raise ConfigError(
+            f"got lists {list(lists.shape)} for {len(queries)} queries and recall {recall}; expected [Q, K], and "
+            "a recall above 0 up to 1."
+        )
+    scores = queries @ np.asarray(code.centroids).T
+    nearest = -np.sort(-scores, axis=1)[:, : code.probes]
+    found = np.take_along_axis(scores, lists, axis=1)
+    gaps = np.sort(np.where(found >= nearest[:, -1:], nearest[:, :1] - found, np.inf), axis=None)
+    margin = float(gaps[int(np.ceil(recall * gaps.size)) - 1])
+    if not np.isfinite(margin):
+        held = float(np.isfinite(gaps).mean())
+        raise ConfigError(
+            f"{code.probes} probes hold {held:.3f} of the right rows, expected at least {recall}; take more probes."
+        )
+    # Products rounded in another order must not shut out the last one counted.
+    return margin + 1e-6

@@ -20,7 +20,7 @@ from erel_jax.retrieval import (
     search_index,
     search_inverted,
 )
-from erel_jax.retrieval.codes import Float32, Inverted, eden, inverted, product
+from erel_jax.retrieval.codes import Float32, Inverted, eden, inverted, margin_for, product
 from erel_jax.retrieval.inverted_work import planned
 from experiments.search_codes import drawn as world
 from experiments.search_codes import recall
@@ -188,3 +188,45 @@ def test_bad_lists_are_refused() -> None:
         build_index([1], VECTORS[:1], code=Inverted)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="has no lists"):
         _ = build_index([1], VECTORS[:1], sample=0).lists
+
+
+def test_a_margin_leaves_out_lists_that_are_clearly_further_off() -> None:
+    """Lists score 1, .9 and 0 for the first query and 1, .2 and 0 for the second: a margin of .5 spares it one."""
+    centroids = np.array([[1, 0], [0, 1], [-1, -1]], np.float32)
+    code = Inverted(centroids=jnp.asarray(centroids), inner=Float32(2), probes=2, residual=False, margin=0.5)
+    rows = np.array([[1, 0], [0.9, 0], [0, 1], [0, 0.9]], np.float32)
+    lists = lists_of(code, code.encode(rows), block=32)
+    queries = np.array([[1, 0.9], [1, 0.2]], np.float32)
+    assert (search_inverted(code, lists, queries, 4).rows >= 0).sum(axis=1).tolist() == [4, 2]
+    wide = dataclasses.replace(code, margin=None)
+    assert (search_inverted(wide, lists, queries, 4).rows >= 0).all()
+
+
+def test_the_margin_for_a_recall_is_the_narrowest() -> None:
+    code = fitted(probes=6)
+    stored = code.encode(VECTORS)
+    truth = search_exact(VECTORS, QUERIES, 5).rows
+    owners = stored["list"][truth]
+    scores = QUERIES @ np.asarray(code.centroids).T
+
+    def found(margin: float) -> float:
+        seen = (scores >= scores.max(axis=1, keepdims=True) - margin) & (scores >= -np.sort(-scores, axis=1)[:, 5:6])
+        return float(np.take_along_axis(seen, owners, axis=1).mean())
+
+    margin = margin_for(code, QUERIES, owners, recall=0.8)
+    assert found(margin) >= 0.8 > found(margin - 3e-6)
+    hits = search_inverted(dataclasses.replace(code, margin=margin), lists_of(code, stored, block=32), QUERIES, 5)
+    assert recall(hits.rows, truth) == pytest.approx(found(margin))
+
+
+def test_margins_that_cannot_be_are_refused() -> None:
+    code, owners = fitted(probes=1), np.zeros((len(QUERIES), 1), int)
+    with pytest.raises(ConfigError, match="take more probes"):
+        margin_for(code, QUERIES, owners, recall=1.0)
+    for wrong in ({"lists": owners[:3]}, {"lists": owners, "recall": 0.0}):
+        with pytest.raises(ConfigError, match="expected \\[Q, K\\]"):
+            margin_for(code, QUERIES, **wrong)
+    index = build_index(np.arange(len(VECTORS)), VECTORS, code=code)
+    with pytest.raises(ConfigError, match="margin is -1"):
+        probing(index, 1, margin=-1)
+    assert probing(index, 2, margin=0.5).code.margin == 0.5
