@@ -15,7 +15,13 @@ SETTLE_SECONDS = 0.3
 
 
 def alternate(
-    ours: Callable[[], object], peer: Callable[[], object], *, pairs: int, warmup: int = 2, quick: int = 1
+    ours: Callable[[], object],
+    peer: Callable[[], object],
+    *,
+    pairs: int,
+    warmup: int = 2,
+    quick: int = 1,
+    calls: int = 1,
 ) -> tuple[list[float], list[float]]:
     """Wall seconds of each call, in turns.
 
@@ -24,6 +30,8 @@ def alternate(
         pairs: measured pairs.
         warmup: calls of each side before.
         quick: calls of `ours` per call of `peer`, averaged; more than 1 where ours is much faster.
+        calls: calls of each side in its turn, averaged; more than 1 for calls of milliseconds, of which the first after
+            a pause wakes threads and fills caches.
 
     Returns:
         (seconds of ours, seconds of peer), one value per pair.
@@ -33,8 +41,8 @@ def alternate(
         peer()
     left, right = [], []
     for pair in range(pairs):
-        left.append(_seconds(ours, quick))
-        right.append(_seconds(peer, 1))
+        left.append(_seconds(ours, quick * calls))
+        right.append(_seconds(peer, calls))
         print(f"  pair {pair + 1}/{pairs}: ours {left[-1]:.4f} s, peer {right[-1]:.4f} s", file=sys.stderr)
     return left, right
 

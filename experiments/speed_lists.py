@@ -57,7 +57,7 @@ def lists_rows(
         def right(part: np.ndarray = part) -> np.ndarray:
             return theirs(part, many)
 
-        times = alternate(left, right, pairs=pairs, warmup=2, quick=3)
+        times = alternate(left, right, pairs=pairs, calls=max(1, 1280 // batch))
         name = "ivf_vs_faiss_ivf_sq8" + ("" if batch == batches[0] else f"_b{batch}")
         speeds = {side: batch / float(np.median(each)) for side, each in zip(("ours", "peer"), times, strict=True)}
         about: dict[str, Any] = {
