@@ -3,9 +3,12 @@
 import re
 import time
 
+import pytest
+
 from erel_jax.benchmark.record import read_records
 
 
+@pytest.mark.slow
 def test_from_a_table_of_pictures_to_a_report_and_again(erel, pairs, encoders, tmp_path) -> None:
     towers = ("--text-encoder", encoders["text"], "--image-encoder", encoders["image"])
     command = ("bench", "--data", pairs, *towers, "--methods", "frozen,lora", "--epochs", "1", "--out", "run")

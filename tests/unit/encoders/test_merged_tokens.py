@@ -75,6 +75,7 @@ def test_a_mean_over_merged_tokens_weighs_them():
     np.testing.assert_allclose(still.taps[:, 1], still.taps[:, 0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_adapters_and_int8_go_on_merging_encoders():
     encoder = built("vit", 2)
     params, inputs = drawn(encoder.module.spec), example_inputs(encoder)

@@ -119,6 +119,7 @@ def test_more_centroids_stages_and_better_rotations_err_less() -> None:
     assert error(product(rows, 2, bits=4, iterations=4), rows) > random
 
 
+@pytest.mark.slow
 def test_codes_rank_as_they_are_known_to() -> None:
     """Binary < product quantization < after a random rotation ≤ after a fitted one, at the same bytes."""
     vectors, queries = world(3000, 64, 200, 0)

@@ -129,6 +129,7 @@ def _temporary_bytes(encode, spec, batch):
     return step.memory["temporary"]
 
 
+@pytest.mark.slow
 def test_a_batch_of_4096_takes_the_memory_of_one_sub_batch_and_the_embeddings():
     encoder = vit(VitConfig(image_size=32, patch=4, width=64, layers=2, heads=2, mlp_width=128), FLOAT32)
 

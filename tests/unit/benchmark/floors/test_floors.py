@@ -100,6 +100,7 @@ def test_ranking_together_equals_ranking_alone():
         np.testing.assert_array_equal(together[name].by_id, ranks.by_id)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_table_of_the_scientific_data_set(shared_data):
     """The rows that need no encoder; figures of the data folder's README, both tie rules within its tolerance."""
