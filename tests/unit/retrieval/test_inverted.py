@@ -220,13 +220,15 @@ def test_the_margin_for_a_recall_is_the_narrowest() -> None:
 
 
 def test_margins_that_cannot_be_are_refused() -> None:
-    code, owners = fitted(probes=1), np.zeros((len(QUERIES), 1), int)
+    code = fitted(probes=1)
+    owners = np.zeros((len(QUERIES), 1), int)
     with pytest.raises(ConfigError, match="take more probes"):
         margin_for(code, QUERIES, owners, recall=1.0)
-    for wrong in ({"lists": owners[:3]}, {"lists": owners, "recall": 0.0}):
+    for lists, wanted in ((owners[:3], 0.9), (owners, 0.0)):
         with pytest.raises(ConfigError, match="expected \\[Q, K\\]"):
-            margin_for(code, QUERIES, **wrong)
+            margin_for(code, QUERIES, lists, recall=wanted)
     index = build_index(np.arange(len(VECTORS)), VECTORS, code=code)
     with pytest.raises(ConfigError, match="margin is -1"):
         probing(index, 1, margin=-1)
-    assert probing(index, 2, margin=0.5).code.margin == 0.5
+    changed = probing(index, 2, margin=0.5).code
+    assert isinstance(changed, Inverted) and (changed.probes, changed.margin) == (2, 0.5)
