@@ -133,7 +133,8 @@ def margin_for(code: Inverted, queries: np.ndarray, lists: np.ndarray, *, recall
         recall: share of the right rows to be found; what the code inside loses comes on top.
 
     Raises:
-        ConfigError: shapes differ, `recall` is not in (0, 1], or `probes` lists do not hold so many.
+        ConfigError: shapes differ, a list is none of the code's, `recall` is not in (0, 1], or `probes` lists do not
+            hold so many.
     """
     queries, lists = np.asarray(queries, np.float32), np.asarray(lists)
     check_vectors("queries", queries, code.width)
@@ -142,6 +143,8 @@ def margin_for(code: Inverted, queries: np.ndarray, lists: np.ndarray, *, recall
             f"got lists {list(lists.shape)} for {len(queries)} queries and recall {recall}; expected [Q, K], and "
             "a recall above 0 up to 1."
         )
+    if lists.min() < 0 or lists.max() >= len(code.centroids):
+        raise ConfigError(f"got lists {lists.min()} to {lists.max()}, expected 0 to {len(code.centroids) - 1}.")
     scores = queries @ np.asarray(code.centroids).T
     nearest = -np.sort(-scores, axis=1)[:, : code.probes]
     found = np.take_along_axis(scores, lists, axis=1)

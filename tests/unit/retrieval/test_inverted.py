@@ -227,6 +227,8 @@ def test_margins_that_cannot_be_are_refused() -> None:
     for lists, wanted in ((owners[:3], 0.9), (owners, 0.0)):
         with pytest.raises(ConfigError, match="expected \\[Q, K\\]"):
             margin_for(code, QUERIES, lists, recall=wanted)
+    with pytest.raises(ConfigError, match=f"got lists {LISTS} to {LISTS}, expected 0 to"):
+        margin_for(code, QUERIES, owners + LISTS)
     index = build_index(np.arange(len(VECTORS)), VECTORS, code=code)
     with pytest.raises(ConfigError, match="margin is -1"):
         probing(index, 1, margin=-1)
