@@ -55,8 +55,8 @@ def marked(names):
 
 
 NAMES = marked(sorted(ENCODERS))
-# Products of other shapes round differently, and norms of small states enlarge that.
-ROUNDING = 5e-6
+# Products of other shapes round differently, and norms of small states enlarge that: up to 7e-6 on processors seen.
+ROUNDING = 1e-5
 # Encoders of the same block as ViT, where its sharding is tested with gradients: here outputs, one of them by default.
 DERIVED = frozenset(
     {
