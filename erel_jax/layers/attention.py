@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from erel_jax.errors import ConfigError
 from erel_jax.layers.dense import dense
+from erel_jax.layers.kept import as_bits, from_bits
 from erel_jax.layers.precision import Precision
 from erel_jax.layers.varying import vary_together
 from erel_jax.module import Initializer, ParamSpec, normal, zeros
@@ -142,12 +143,14 @@ def _mix_forward(query, key, value, bias, visible, kept, dropout_rate, cap, prec
     total = jnp.where(total > 0, total, 1.0)
     weights = weights.astype(precision.compute)
     mixed = _product(_dropped(weights, kept, dropout_rate), value, -1, -2, precision) / total
-    return mixed, (query, key, value, weights, total, mixed, kept, slope, like_bias, like)
+    halves = tuple(as_bits(x) for x in (query, key, value, weights, mixed.astype(precision.compute), slope))
+    return mixed, (halves, total, kept, like_bias, like)
 
 
 def _mix_backward(dropout_rate, cap, precision, residuals, cotangent):
-    query, key, value, weights, total, mixed, kept, slope, like_bias, like = residuals
-    per_query = jnp.sum(cotangent * mixed, axis=-1, keepdims=True) / total
+    halves, total, kept, like_bias, like = residuals
+    query, key, value, weights, mixed, slope = (from_bits(x, precision.compute) for x in halves)
+    per_query = jnp.sum(cotangent * mixed.astype(cotangent.dtype), axis=-1, keepdims=True) / total
     cotangent = (cotangent / total).astype(precision.compute)
     d_value = _leading_product(_dropped(weights, kept, dropout_rate), cotangent, precision)
     d_weights = _dropped(_product(cotangent, value, -1, -1, precision), kept, dropout_rate)
@@ -250,6 +253,7 @@ def attention_with_keys(
         options: `score_bias`, `dropout_rate` and `dropout_key` of `attend`.
     """
     batch, length, _ = x.shape
+    x = x.astype(precision.compute)  # once: what three projections cast on their own is kept three times
 
     def project(name: str) -> jax.Array:
         y = dense(x, params[name]["kernel"], params[name].get("bias"), precision)

@@ -33,5 +33,5 @@ class Bottleneck:
     def dense(self, x: jax.Array, bias: jax.Array | None, precision: Precision) -> jax.Array:
         """Contracts `[..., D]` to `[..., F]`; see `erel_jax.layers.dense.dense`."""
         h = dense(x, self.base, bias, precision)
-        inner = activation(self.activation)(dense(h, self.down, self.down_bias, precision))
+        inner = activation(self.activation, precision)(dense(h, self.down, self.down_bias, precision))
         return h + dense(inner, self.up, self.up_bias, precision)

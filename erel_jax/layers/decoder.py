@@ -132,6 +132,7 @@ def _attention(
     tables: tuple[jax.Array, jax.Array],
 ) -> jax.Array:
     batch, length, _ = x.shape
+    x = x.astype(precision.compute)  # once: what three projections cast on their own is kept three times
 
     def project(name: str, heads: int) -> jax.Array:
         y = dense(x, params[name]["kernel"], params[name].get("bias"), precision)

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from erel_jax.layers.kept import as_bits, from_bits
 from erel_jax.layers.precision import FLOAT32, Precision
 from erel_jax.layers.varying import vary_together
 
@@ -56,7 +57,7 @@ def _matmul(x: jax.Array, w: jax.Array, precision: Precision) -> jax.Array:
 
 def _forward(x, w, precision):
     y = _matmul(x.value, w.value, precision)
-    kept_x = x.value.astype(precision.compute) if w.perturbed else None
+    kept_x = as_bits(x.value.astype(precision.compute)) if w.perturbed else None
     kept_w = w.value if x.perturbed else None
     # Zero-size arrays carry the dtypes to the backward pass without keeping the arrays alive.
     like_x, like_w = jnp.zeros((0,), x.value.dtype), jnp.zeros((0,), w.value.dtype)
@@ -73,6 +74,7 @@ def _backward(precision, residuals, dy):
         dx = _dot(flat_dy, w.astype(precision.compute), 1, 1, precision)
         dx = dx.reshape(*dy.shape[:-1], w.shape[0]).astype(like_x.dtype)
     if x is not None:
+        x = from_bits(x, precision.compute)
         dw = weight_gradient(x.reshape(-1, x.shape[-1]), flat_dy, precision).astype(like_w.dtype)
     return dx, dw
 

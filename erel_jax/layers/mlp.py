@@ -28,7 +28,7 @@ def mlp_spec(width: int, hidden: int, *, kernel_init: Initializer | None = None)
 
 def mlp(params: dict[str, Any], x: jax.Array, *, activation_name: str, precision: Precision) -> jax.Array:
     """`φ(x W_up + b) W_down + b` for float[..., D]; the activation runs in float32."""
-    hidden = activation(activation_name)(dense(x, params["up"]["kernel"], params["up"]["bias"], precision))
+    hidden = activation(activation_name, precision)(dense(x, params["up"]["kernel"], params["up"]["bias"], precision))
     return dense(hidden, params["down"]["kernel"], params["down"]["bias"], precision)
 
 
@@ -48,7 +48,9 @@ def gated_mlp_spec(width: int, hidden: int, *, kernel_init: Initializer | None =
 
 def gated_mlp(params: dict[str, Any], x: jax.Array, *, activation_name: str, precision: Precision) -> jax.Array:
     """`(φ(x W_gate) · x W_up) W_down` for float[..., D] (Shazeer, 2020); the activation runs in float32."""
-    gate = activation(activation_name)(dense(x, params["gate"]["kernel"], params["gate"].get("bias"), precision))
+    gate = activation(activation_name, precision)(
+        dense(x, params["gate"]["kernel"], params["gate"].get("bias"), precision)
+    )
     up = dense(x, params["up"]["kernel"], params["up"].get("bias"), precision)
     return dense(gate * up, params["down"]["kernel"], params["down"].get("bias"), precision)
 
@@ -70,4 +72,4 @@ def fused_gated_mlp(params: dict[str, Any], x: jax.Array, *, activation_name: st
     """`gated_mlp` whose gate and up kernels are one: float[..., D] to float[..., D]."""
     fused, down = params["gate_up"], params["down"]
     gate, up = jnp.split(dense(x, fused["kernel"], fused.get("bias"), precision), 2, axis=-1)
-    return dense(activation(activation_name)(gate) * up, down["kernel"], down.get("bias"), precision)
+    return dense(activation(activation_name, precision)(gate) * up, down["kernel"], down.get("bias"), precision)

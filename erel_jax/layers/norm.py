@@ -1,5 +1,7 @@
 """Layer normalization and its relatives, in float32."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -21,8 +23,13 @@ def layer_norm(params: dict[str, jax.Array], x: jax.Array, eps: float) -> jax.Ar
         eps: added to the variance; 1e-12 in BERT, 1e-5 in CLIP, 1e-6 in SASRec.
 
     Returns:
-        x's shape and dtype; mean and variance are computed in float32.
+        x's shape and dtype; mean and variance are computed in float32. For the backward pass x alone is kept.
     """
+    return _standardized(params, x, eps)
+
+
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
+def _standardized(params: dict[str, jax.Array], x: jax.Array, eps: float) -> jax.Array:
     wide = x.astype(jnp.float32)
     mean = jnp.mean(wide, axis=-1, keepdims=True)
     centered = wide - mean
@@ -61,8 +68,13 @@ def rms_norm(params: dict[str, jax.Array], x: jax.Array, eps: float, offset: flo
         offset: added to the scale; Gemma stores the scale's distance from 1.
 
     Returns:
-        x's shape and dtype; the mean square is computed in float32.
+        x's shape and dtype; the mean square is computed in float32. For the backward pass x alone is kept.
     """
+    return _scaled_to_one(params, x, eps, offset)
+
+
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=(2, 3))
+def _scaled_to_one(params: dict[str, jax.Array], x: jax.Array, eps: float, offset: float) -> jax.Array:
     wide = x.astype(jnp.float32)
     root = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
     scale = offset + params["scale"].astype(jnp.float32)
