@@ -70,3 +70,13 @@ def test_mlp_against_numpy():
     expected = np.tanh(np.asarray(x) @ p["up"]["kernel"]) @ p["down"]["kernel"]
     np.testing.assert_allclose(mlp(params, x, activation_name="tanh", precision=FLOAT32), expected, atol=1e-5)
     assert module.count(mlp_spec(4, 6)) == 4 * 6 + 6 + 6 * 4 + 4
+
+
+@pytest.mark.parametrize("precision", [FLOAT32, BFLOAT16], ids=["float32", "bfloat16"])
+def test_an_activation_keeps_its_argument_alone_for_the_backward_pass(precision):
+    x = jnp.asarray(np.linspace(-4, 4, 64), jnp.float32)
+    y, pull = jax.vjp(activation("gelu", precision), x)
+    (kept,) = (leaf for leaf in jax.tree.leaves(pull) if leaf.size == x.size)
+    assert kept.dtype.itemsize == precision.compute(0).itemsize
+    slope = [0.5 * (1 + math.erf(v / math.sqrt(2))) + v * math.exp(-v * v / 2) / math.sqrt(2 * math.pi) for v in x]
+    np.testing.assert_allclose(pull(jnp.ones_like(y))[0], slope, atol=1e-6 if precision is FLOAT32 else 1e-2)
