@@ -18,6 +18,7 @@ def test_both_sides_find_the_same(capsys) -> None:
 
 
 @pytest.mark.parity
+@pytest.mark.slow
 def test_lists_are_compared_at_a_recall_that_both_reach() -> None:
     pytest.importorskip("faiss", reason="the peer: pip install 'erel-jax[peers]'")
     rows = main("tiny", rows=("ivf_vs_faiss_ivf_sq8",), batches=(8,))
@@ -29,6 +30,7 @@ def test_recall_is_the_share_of_true_rows() -> None:
     assert recall(np.array([[1, 2], [3, 9]]), np.array([[2, 1], [3, 4]])) == 0.75
 
 
+@pytest.mark.slow
 def test_codes_are_ranked_by_their_bits() -> None:
     rows = codes("tiny")
     found = [rows[name]["recall@10"] for name in ("float32", "int8_per_vector", "eden_4", "eden_2", "eden_1")]
