@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 
 
-def as_bits(x: jax.Array | None) -> jax.Array | None:
-    """The bits of a 2-byte float as uint16; anything else, None too, as it is. Same shape."""
+def as_bits(x: Any) -> Any:
+    """The bits of an array of 2-byte floats as uint16 of the same shape; any other array, and None, as it is."""
     if x is None or x.dtype.itemsize != 2 or not jnp.issubdtype(x.dtype, jnp.floating):
         return x
     return jax.lax.bitcast_convert_type(x, jnp.uint16)
 
 
-def from_bits(x: jax.Array | None, dtype: Any) -> jax.Array | None:
+def from_bits(x: Any, dtype: Any) -> Any:
     """What `as_bits` was given, an array of `dtype`."""
     return x if x is None or x.dtype == dtype else jax.lax.bitcast_convert_type(x, dtype)

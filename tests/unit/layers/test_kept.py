@@ -34,7 +34,7 @@ def test_a_stack_keeps_half_precision_for_its_backward_loop():
     def loss(params, pixels):
         return jnp.sum(encoder.module.apply(params, {"pixels": pixels}).embedding)
 
-    text = jax.jit(jax.grad(loss)).lower(params, pixels).compile().as_text()
+    text = str(jax.jit(jax.grad(loss)).lower(params, pixels).compile().as_text())
     (backward,) = (line for line in text.splitlines() if " while(" in line and "transpose" in line)
     carried = backward.split(" while(")[0]
     assert carried.count("u16[3,2,17,256]") == 2
