@@ -1,7 +1,6 @@
 """Low-rank updates of a kernel: trained factors (LoRA) and shared random factors with trained scales (VeRA)."""
 
 import dataclasses
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,12 +9,6 @@ import jax.numpy as jnp
 from erel_jax.layers.dense import dense, matmul
 from erel_jax.layers.kernel import along_last, fold, kernel_class, wide_product
 from erel_jax.layers.precision import Precision
-
-
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=3)
-def _through(x: jax.Array, a: jax.Array, b: jax.Array, precision: Precision) -> jax.Array:
-    """`(x A) B`; the backward pass forms the narrow product again, so that kernels that read one x keep it once."""
-    return matmul(matmul(x, a, precision), b, precision)
 
 
 @kernel_class(("base", "a", "b"), ("scale",))
@@ -37,7 +30,8 @@ class LowRank:
 
     def dense(self, x: jax.Array, bias: jax.Array | None, precision: Precision) -> jax.Array:
         """Contracts `[..., D]` to `[..., F]`; see `erel_jax.layers.dense.dense`."""
-        return dense(x, self.base, bias, precision) + self.scale * _through(x, self.a, self.b, precision)
+        update = matmul(matmul(x, self.a, precision), self.b, precision)
+        return dense(x, self.base, bias, precision) + self.scale * update
 
     def fold(self, bias: Any) -> tuple[jax.Array, Any]:
         """The same map as (matrix, bias); see `erel_jax.layers.kernel.fold`."""

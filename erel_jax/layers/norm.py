@@ -4,8 +4,15 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from erel_jax.module import ParamSpec, ones, zeros
+
+_STATISTICS = "norm statistics"
+# Means over a width that a mesh splits would be summed over devices a second time.
+_keeping_statistics = partial(
+    jax.checkpoint, prevent_cse=False, policy=jax.checkpoint_policies.save_only_these_names(_STATISTICS)
+)
 
 
 def layer_norm_spec(width: int, *, bias: bool = True) -> dict[str, ParamSpec]:
@@ -23,17 +30,17 @@ def layer_norm(params: dict[str, jax.Array], x: jax.Array, eps: float) -> jax.Ar
         eps: added to the variance; 1e-12 in BERT, 1e-5 in CLIP, 1e-6 in SASRec.
 
     Returns:
-        x's shape and dtype; mean and variance are computed in float32. For the backward pass x alone is kept.
+        x's shape and dtype; mean and variance are computed in float32. The backward pass keeps x and these alone.
     """
     return _standardized(params, x, eps)
 
 
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
+@partial(_keeping_statistics, static_argnums=2)
 def _standardized(params: dict[str, jax.Array], x: jax.Array, eps: float) -> jax.Array:
     wide = x.astype(jnp.float32)
-    mean = jnp.mean(wide, axis=-1, keepdims=True)
+    mean = checkpoint_name(jnp.mean(wide, axis=-1, keepdims=True), _STATISTICS)
     centered = wide - mean
-    variance = jnp.mean(centered * centered, axis=-1, keepdims=True)
+    variance = checkpoint_name(jnp.mean(centered * centered, axis=-1, keepdims=True), _STATISTICS)
     leading = (1,) * (x.ndim - 1)
     scale = params["scale"].astype(jnp.float32).reshape(*leading, -1)
     normed = centered * jax.lax.rsqrt(variance + eps) * scale
@@ -68,14 +75,15 @@ def rms_norm(params: dict[str, jax.Array], x: jax.Array, eps: float, offset: flo
         offset: added to the scale; Gemma stores the scale's distance from 1.
 
     Returns:
-        x's shape and dtype; the mean square is computed in float32. For the backward pass x alone is kept.
+        x's shape and dtype; the mean square is computed in float32. The backward pass keeps x and these alone.
     """
     return _scaled_to_one(params, x, eps, offset)
 
 
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=(2, 3))
+@partial(_keeping_statistics, static_argnums=(2, 3))
 def _scaled_to_one(params: dict[str, jax.Array], x: jax.Array, eps: float, offset: float) -> jax.Array:
     wide = x.astype(jnp.float32)
-    root = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    square = checkpoint_name(jnp.mean(wide * wide, axis=-1, keepdims=True), _STATISTICS)
+    root = jax.lax.rsqrt(square + eps)
     scale = offset + params["scale"].astype(jnp.float32)
     return (wide * root * scale.reshape(*(1,) * (x.ndim - 1), -1)).astype(x.dtype)

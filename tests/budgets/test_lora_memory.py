@@ -2,7 +2,7 @@
 
 The yardstick is the same training step with one small parameter below the stack (the bias of the embedding norm): the
 frozen forward pass, the activations that any gradient needs, and no gradient of a kernel. In float32, because XLA's CPU
-backend of JAX 0.10 keeps the stacked bfloat16 inputs of the factors in float32. The width is 32 times the rank (96
+backend of JAX 0.10 keeps the stacked bfloat16 inputs of the factors in float32. The width is 48 times the rank (96
 times in BERT-base): the factors' own gradients and states count as well.
 """
 
@@ -15,7 +15,7 @@ from erel_jax.adapters import lora, split, trainable
 from erel_jax.encoders import BertConfig, bert
 from erel_jax.training import adam, new_state, train_step
 
-ENCODER = bert(BertConfig(vocabulary=512, width=256, layers=12, heads=4, mlp_width=1024, max_positions=32))
+ENCODER = bert(BertConfig(vocabulary=512, width=384, layers=12, heads=6, mlp_width=1536, max_positions=32))
 SPEC = ENCODER.module.spec
 CASES = {
     "yardstick": (SPEC, ["embeddings/norm/bias"]),
