@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from erel_jax.retrieval import lists_of, rescored, search_exact, search_inverted
+from erel_jax.retrieval import lists_of, rescored, search_exact, shortlist_inverted
 from erel_jax.retrieval.codes import inverted, margin_for
 from experiments.search_codes import recall
 from experiments.side_by_side import alternate, row
 
-TOP, AGAIN, WANTED, SAMPLE_PER_LIST = 10, 20, 0.99, 40
+TOP, AGAIN, WANTED, SAMPLE_PER_LIST = 10, 24, 0.99, 40
 PROBES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 MARGIN_RECALL = 0.995
 
@@ -37,7 +37,7 @@ def lists_rows(
     peer = _faiss(vectors, sample, lists)
 
     def ours(part: np.ndarray, probes: int) -> np.ndarray:
-        hits = search_inverted(dataclasses.replace(code, probes=probes), filed, part, AGAIN)
+        hits = shortlist_inverted(dataclasses.replace(code, probes=probes), filed, part, AGAIN)
         return rescored(hits, vectors, part, TOP).rows
 
     def theirs(part: np.ndarray, probes: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from erel_jax.retrieval.index import (
     probing,
     search_index,
 )
-from erel_jax.retrieval.inverted import Lists, lists_of, search_inverted
+from erel_jax.retrieval.inverted import Lists, lists_of, search_inverted, shortlist_inverted
 from erel_jax.retrieval.multi_vector import TokenCorpus, search_tokens, token_corpus
 from erel_jax.retrieval.screened import ScreenedCorpus, screened_corpus, search_screened
 from erel_jax.retrieval.sharded import ShardedRows, search_sharded, shard_rows
@@ -44,6 +44,7 @@ __all__ = [
     "search_exact",
     "search_index",
     "search_inverted",
+    "shortlist_inverted",
     "search_screened",
     "search_sharded",
     "search_tokens",

@@ -1,6 +1,7 @@
 """int8 rows by int8 queries: rounded scores, several times as fast as float ones; for ranking before scoring again."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,14 +29,17 @@ def quick_queries(code: Code, asked: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def quick_products(code: Code, quick: tuple[jax.Array, ...], stored: Mapping[str, Any]) -> jax.Array:
-    """[Q, N] products of queries and rows, to be made scores by `quick_scores`: int32 where rounded, or float32."""
+    """[T, N, Q] products of the rows of T blocks and their own queries: int32 where rounded, or float32.
+
+    Rows stand first, because a processor's product reads its left side as it lies, and packs the right one.
+    """
     if not screened_rows(code, 1):
-        return scores_of(code, quick[0], stored)
-    return jnp.einsum("ne,qe->qn", stored["codes"], quick[0], preferred_element_type=jnp.int32)
+        return jax.vmap(partial(scores_of, code))(quick[0], stored).swapaxes(1, 2)
+    return jnp.einsum("tne,tqe->tnq", stored["codes"], quick[0], preferred_element_type=jnp.int32)
 
 
 def quick_scores(products: jax.Array, quick: tuple[jax.Array, ...], stored: Mapping[str, Any]) -> jax.Array:
-    """float32[..., Q, N] estimated inner products; queries and rows may have the same leading axes."""
+    """float32[T, N, Q] estimated inner products."""
     if len(quick) == 1:
         return products
-    return products.astype(jnp.float32) * stored["step"][..., None, :] * quick[1][..., :, None]
+    return products.astype(jnp.float32) * stored["step"][:, :, None] * quick[1][:, None, :]
