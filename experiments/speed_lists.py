@@ -16,9 +16,9 @@ from erel_jax.retrieval.codes import inverted, margin_for
 from experiments.search_codes import recall
 from experiments.side_by_side import alternate, row
 
-TOP, AGAIN, WANTED, SAMPLE_PER_LIST = 10, 24, 0.99, 40
+TOP, AGAIN, WANTED, SAMPLE_PER_LIST = 10, 16, 0.99, 40
 PROBES = (1, 2, 3, 4, 5, 6, 8, 12, 16)
-MARGIN_RECALL = 0.995
+MARGIN_RECALL = 0.99
 
 
 def lists_rows(

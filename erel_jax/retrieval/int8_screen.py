@@ -29,17 +29,20 @@ def quick_queries(code: Code, asked: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def quick_products(code: Code, quick: tuple[jax.Array, ...], stored: Mapping[str, Any]) -> jax.Array:
-    """[T, N, Q] products of the rows of T blocks and their own queries: int32 where rounded, or float32.
+    """[T, Q, N] products of T blocks' own queries and rows: int32 where rounded, or float32.
 
-    Rows stand first, because a processor's product reads its left side as it lies, and packs the right one.
+    On a processor rows stand on the left side of the product, which is read as it lies (the right one is packed), and
+    the barrier keeps XLA from changing sides: the few queries then are turned to the front, so that what follows runs
+    over rows.
     """
     if not screened_rows(code, 1):
-        return jax.vmap(partial(scores_of, code))(quick[0], stored).swapaxes(1, 2)
-    return jnp.einsum("tne,tqe->tnq", stored["codes"], quick[0], preferred_element_type=jnp.int32)
+        return jax.vmap(partial(scores_of, code))(quick[0], stored)
+    rows_first = jnp.einsum("tne,tqe->tnq", stored["codes"], quick[0], preferred_element_type=jnp.int32)
+    return jax.lax.optimization_barrier(jax.lax.optimization_barrier(rows_first).swapaxes(1, 2))
 
 
 def quick_scores(products: jax.Array, quick: tuple[jax.Array, ...], stored: Mapping[str, Any]) -> jax.Array:
-    """float32[T, N, Q] estimated inner products."""
+    """float32[T, Q, N] estimated inner products."""
     if len(quick) == 1:
         return products
-    return products.astype(jnp.float32) * stored["step"][:, :, None] * quick[1][:, None, :]
+    return products.astype(jnp.float32) * stored["step"][:, None, :] * quick[1][:, :, None]

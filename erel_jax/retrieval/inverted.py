@@ -37,11 +37,13 @@ class Lists:
     Attributes:
         parts: what the inner code stored, [C, R, ...] in C blocks of R rows of one list each, filled with zeros.
         rows: int32[C, R], row numbers, ascending within a list; -1 where a block is filled up.
+        filled: int32[C], rows of each block that are there.
         starts: int64[L + 1], first block of each list, on the host.
     """
 
     parts: Mapping[str, jax.Array]
     rows: jax.Array
+    filled: jax.Array
     starts: np.ndarray
 
 
@@ -78,7 +80,9 @@ def lists_of(code: Inverted, stored: Mapping[str, np.ndarray], *, block: int | N
             laid = np.zeros((len(rows), *values.shape[1:]), values.dtype)
             laid[places] = values[order]
             parts[name] = jnp.asarray(laid.reshape(-1, block, *values.shape[1:]))
-    return Lists(parts=parts, rows=jnp.asarray(rows.reshape(-1, block)), starts=starts)
+    rows = rows.reshape(-1, block)
+    filled = (rows >= 0).sum(axis=1, dtype=np.int32)
+    return Lists(parts=parts, rows=jnp.asarray(rows), filled=jnp.asarray(filled), starts=starts)
 
 
 def search_inverted(
@@ -122,9 +126,7 @@ def shortlist_inverted(
     return _found(code, lists, queries, k, mask, 0)
 
 
-def _found(
-    code: Inverted, lists: Lists, queries: np.ndarray, k: int, mask: np.ndarray | None, again: int
-) -> Hits:
+def _found(code: Inverted, lists: Lists, queries: np.ndarray, k: int, mask: np.ndarray | None, again: int) -> Hits:
     """The hits, of `again` rows scored again, or with the products' own scores if it is 0."""
     queries = np.asarray(queries)
     check_vectors("queries", queries, code.width)
@@ -145,7 +147,7 @@ def _found(
         filled = np.pad(chosen, (0, size - len(chosen)), mode="edge")
         base = values[filled] if code.residual else np.zeros_like(values[filled])
         work = planned(near[filled], base, lists.starts)
-        found = _answered(code, (lists.parts, lists.rows), allowed, asked[filled], work, k, again)
+        found = _answered(code, (lists.parts, lists.rows, lists.filled), allowed, asked[filled], work, k, again)
         return tuple(np.asarray(side)[: len(chosen)] for side in found)  # type: ignore[return-value]
 
     scores = np.full((len(queries), k), -np.inf, np.float32)
@@ -180,8 +182,8 @@ def _answered(
 ) -> tuple[jax.Array, jax.Array]:
     inner = code.inner
     work = jax.tree.map(jnp.asarray, work)
-    parts, rows = filed
-    best, slot, place = _best(code, filed, allowed, asked, work, again or k)
+    parts, rows, _ = filed
+    best, slot, place = _best(*_scored(code, filed, allowed, asked, work), jnp.asarray(work.slots), again or k)
     block = work.blocks[slot // work.lanes]
     if again:
         part = {name: values[block, place] for name, values in parts.items()}
@@ -192,65 +194,58 @@ def _answered(
     return best, rows[block, place]
 
 
-def _products(
+def _scored(
     code: Inverted, filed: tuple, allowed: jax.Array | None, asked: jax.Array, work: Work
 ) -> tuple[jax.Array, jax.Array]:
-    """Of every item the products [W, R / 32, 32, G], and the largest score of each group, float32[W, R / 32, G]."""
-    quick = quick_queries(code.inner, asked)
-    parts, rows = filed
-    (width, lanes), groups = work.queries.shape, rows.shape[1] // GROUP
-    shape = (width // TOGETHER, TOGETHER, groups, GROUP, lanes)
-    blocks, queries, base = (part.reshape(*shape[:2], -1) for part in (work.blocks, work.queries, work.base))
+    """Scores of every item, float32[W, G, R], and the largest of each group of rows, float32[W, G, R / 32].
+
+    Items are taken by eights: one start of a product for all of them, whose rows still fit in a core's cache.
+    """
+    parts, rows, filled = filed
+    (width, lanes), block = work.queries.shape, rows.shape[1]
+    places = jnp.arange(block, dtype=jnp.int32)[None, :]
+    mine = jax.tree.map(lambda values: values[work.queries], quick_queries(code.inner, asked))
+    eights = jax.tree.map(
+        lambda values: values.reshape(-1, TOGETHER, *values.shape[1:]),
+        (work.blocks, filled[work.blocks], mine, work.base),
+    )
 
     def together(number: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        own, block = _at(queries, number), _at(blocks, number)[:, 0]
-        part = {name: values[block] for name, values in parts.items()}
-        mine = jax.tree.map(lambda values: values[own], quick)
-        products = quick_products(code.inner, mine, part)
-        scores = quick_scores(products, mine, part) + _at(base, number)[:, None, :]
-        real = rows[block] >= 0 if allowed is None else (rows[block] >= 0) & allowed[block]
-        scores = jnp.where(real[:, :, None], scores, -jnp.inf).reshape(shape[1:])
-        new = products.reshape(shape[1:]), scores.max(axis=2)
-        return jax.tree.map(lambda all_, one: jax.lax.dynamic_update_index_in_dim(all_, one, number, 0), found, new)
+        where, there, mine, base = jax.tree.map(lambda values: _at(values, number), eights)
+        part = {name: values.at[where].get(mode="promise_in_bounds") for name, values in parts.items()}
+        scores = quick_scores(quick_products(code.inner, mine, part), mine, part) + base[:, :, None]
+        real = places < there[:, None]
+        if allowed is not None:
+            real = real & allowed[where]
+        scores = jnp.where(real[:, None, :], scores, -jnp.inf)
+        new = scores, scores.reshape(TOGETHER, lanes, -1, GROUP).max(axis=3)
+        return jax.tree.map(lambda every, one: jax.lax.dynamic_update_index_in_dim(every, one, number, 0), found, new)
 
-    kind = jnp.int32 if len(quick) > 1 else jnp.float32
-    empty = jnp.zeros(shape, kind), jnp.full((*shape[:3], lanes), -jnp.inf, jnp.float32)
-    found = jax.lax.fori_loop(0, -(-work.count // TOGETHER), together, empty)
-    return jax.tree.map(lambda values: values.reshape(width, *values.shape[2:]), found)
+    empty = (jnp.zeros((*eights[3].shape, size), jnp.float32) for size in (block, block // GROUP))
+    found = jax.lax.fori_loop(0, -(-work.count // TOGETHER), together, tuple(empty))
+    return jax.tree.map(lambda values: values.reshape(width, lanes, -1), found)
 
 
-def _at(values: Any, number: jax.Array) -> jax.Array:
+def _at(values: jax.Array, number: jax.Array) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(values, number, keepdims=False)
 
 
 def _best(
-    code: Inverted, filed: tuple, allowed: jax.Array | None, asked: jax.Array, work: Work, wanted: int
+    scores: jax.Array, maxima: jax.Array, slots: jax.Array, wanted: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The best rows of each query: scores, slots and places in their blocks, [Q, T]; -inf where nothing is left."""
-    products, maxima = _products(code, filed, allowed, asked, work)
-    parts, rows = filed
-    _, groups, lanes = maxima.shape
-    slots = work.slots
-    listed = maxima[slots // lanes, :, slots % lanes]
-    listed = jnp.where((slots >= 0)[:, :, None], listed, -jnp.inf).reshape(len(slots), -1)
+    groups = maxima.shape[2]
+    listed = jnp.where((slots >= 0)[:, :, None], maxima.reshape(-1, groups)[slots], -jnp.inf)
+    listed = listed.reshape(len(slots), -1)
     # In row order, so that equal scores come out in row order.
     top, chosen = jax.lax.top_k(listed, min(wanted, listed.shape[1]))
     chosen = jnp.sort(jnp.where(jnp.isfinite(top), chosen, listed.shape[1]), axis=1)
     there = chosen < listed.shape[1]
     chosen = jnp.where(there, chosen, 0)
     slot = jnp.maximum(jnp.take_along_axis(slots, chosen // groups, axis=1), 0)
-    item, group = slot // lanes, chosen % groups
-    def listed_rows(values: jax.Array) -> jax.Array:
-        return values.reshape(-1, groups, GROUP)[work.blocks[item], group].reshape(len(slots), -1)
-
-    mine = jax.tree.map(lambda values: values[:, None], quick_queries(code.inner, asked))
-    part = {name: listed_rows(values) for name, values in parts.items() if name == "step"}
-    own = products[item, group, :, slot % lanes].reshape(len(slots), -1, 1)
-    inside = quick_scores(own, mine, part)[:, :, 0] + jnp.repeat(work.base.reshape(-1)[slot], GROUP, axis=1)
-    real = jnp.repeat(there, GROUP, axis=1) & (listed_rows(rows) >= 0)
-    if allowed is not None:
-        real = real & listed_rows(allowed)
-    inside = jnp.where(real, inside, -jnp.inf)
+    group = chosen % groups
+    inside = scores.reshape(-1, groups, GROUP)[slot, group]
+    inside = jnp.where(there[:, :, None], inside, -jnp.inf).reshape(len(slots), -1)
     best, places = jax.lax.top_k(inside, min(wanted, inside.shape[1]))
     group = jnp.take_along_axis(group, places // GROUP, axis=1)
     return best, jnp.take_along_axis(slot, places // GROUP, axis=1), group * GROUP + places % GROUP

@@ -50,7 +50,7 @@ def planned(near: np.ndarray, base: np.ndarray, starts: np.ndarray) -> Work:
     lanes = _lanes(len(block), int((run == 0).sum()))
     item = np.cumsum(run % lanes == 0) - 1
     items = int(item[-1]) + 1 if len(item) else 0
-    width = max(LEAST_ITEMS, 1 << (items - 1).bit_length() if items else 0)
+    width = _rounded_up(max(items, LEAST_ITEMS))
     blocks, queries = np.zeros(width, np.int32), np.zeros((width, lanes), np.int32)
     added = np.zeros((width, lanes), np.float32)
     query = pair // near.shape[1]
@@ -67,6 +67,12 @@ def _runs(values: np.ndarray) -> np.ndarray:
     numbers = np.arange(len(values))
     first = np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]
     return numbers - np.maximum.accumulate(np.where(first, numbers, 0))
+
+
+def _rounded_up(items: int) -> int:
+    """To 2ⁿ or 3 · 2ⁿ⁻¹."""
+    power = 1 << (items - 1).bit_length()
+    return power - power // 4 if items <= power - power // 4 else power
 
 
 def _lanes(pairs: int, blocks: int) -> int:

@@ -14,11 +14,13 @@ from erel_jax.retrieval import (
     lists_of,
     load_index,
     probing,
+    rescored,
     save_index,
     search_coded,
     search_exact,
     search_index,
     search_inverted,
+    shortlist_inverted,
 )
 from erel_jax.retrieval.codes import Float32, Inverted, eden, inverted, margin_for, product
 from erel_jax.retrieval.inverted_work import planned
@@ -115,6 +117,21 @@ def test_more_probes_find_more_and_residuals_are_coded_more_finely() -> None:
         for one in (code, plain)
     ]
     assert errors[0] < 0.8 * errors[1]
+
+
+@pytest.mark.parametrize("inner", ["int8", "eden"])
+def test_a_short_list_scored_again_with_the_vectors_holds_the_best_rows(inner) -> None:
+    code = fitted(inner, probes=4)
+    lists = lists_of(code, code.encode(VECTORS), block=32)
+    close = shortlist_inverted(code, lists, QUERIES, 40)
+    np.testing.assert_array_equal(rescored(close, VECTORS, QUERIES, 10).rows, by_numpy(code)[0])
+    # What ranks them is the product of int8 codes, near the codes' own score.
+    own = search_inverted(code, lists, QUERIES, 40)
+    assert recall(close.rows[:, :10], own.rows[:, :10]) > 0.9
+    np.testing.assert_allclose(close.scores, own.scores, atol=2e-2)
+    mask = np.arange(len(VECTORS)) % 5 == 0
+    close = shortlist_inverted(code, lists, QUERIES, 24, mask=mask)
+    np.testing.assert_array_equal(rescored(close, VECTORS, QUERIES, 10).rows, by_numpy(code, mask)[0])
 
 
 def test_equal_rows_stand_in_row_order_and_empty_places_last() -> None:
