@@ -81,7 +81,7 @@ def sizes(preset: str, data: str) -> dict[str, Any]:
     """Steps of teacher and student, batch, copies per picture and peak learning rates."""
     if preset == "tiny":
         return {"teacher": 4, "student": 4, "batch": 16, "copies": 2, "rates": (1e-3, 1e-3)}
-    steps = {"glyphs": (900, 400), "fashion": (500, 600)}[data]
+    steps = {"glyphs": (900, 400), "fashion": (1200, 400)}[data]
     return {"teacher": steps[0], "student": steps[1], "batch": 256, "copies": 4, "rates": (2e-3, 2e-3)}
 
 
