@@ -1,11 +1,13 @@
 """Shuffled captions on Fashion: are they found by small loss, and how much quality comes back without them?
 
-    python experiments/selection_fashion.py --data DIR --seeds 0 1 2
+    python experiments/selection_fashion.py --data DIR --text-encoder DIR --seeds 0 1 2
 
-DIR holds `fashion15k_styles.csv` and `fashion15k_60x80.zip`. A share of the training captions changes places. Small
-dual encoders (edge histograms and colors, hashed words, two layers, dropout) are trained for a short while on three
-quarters of the pairs each and judge the last quarter; a mixture over the losses says which pairs are clean. A second
-round trains the judges on those alone. Nothing that decides looks at which captions were moved, nor at the test split.
+The first DIR holds `fashion15k_styles.csv` and `fashion15k_60x80.zip`, the second a text encoder (all-MiniLM-L6-v2),
+whose frozen vectors of the captions stand beside their words; without `--text-encoder` there are words alone. A share
+of the training captions changes places. Small dual encoders (edge histograms and colors, hashed words, two layers,
+dropout) are trained for a short while on three quarters of the pairs each and judge the last quarter; a mixture over
+the losses says which pairs are clean. A second round trains the judges on those alone. Nothing that decides looks at
+which captions were moved, nor at the test split.
 
 The script prints one JSON line per share, means over seeds with the lowest and highest: `auroc` of the clean
 probability, Recall@10 (mean of both directions, test split, all rows of a title are right) when trained on clean, on
@@ -46,6 +48,7 @@ from erel_jax.selection import (
     group_equal_texts,
     pair_losses,
 )
+from experiments.sentence_vectors import sentence_vectors
 
 WORDS, COLUMNS = 2048, 16
 WORD_SCALE = 8.0
@@ -55,7 +58,8 @@ CELL, ANGLES = 8, 9
 
 
 class Pairs(NamedTuple):
-    """Features of N pairs: float32[N, D] pictures, int32[N, COLUMNS] words of captions, int32[N] caption groups.
+    """Features of N pairs: float32[N, D] pictures, int32[N, COLUMNS] words of captions, int32[N] caption groups, and
+    float32[N, S] vectors of captions, S = 0 without a text encoder.
 
     Arrays of the host, of the device, or shapes.
     """
@@ -63,6 +67,7 @@ class Pairs(NamedTuple):
     pictures: Any
     captions: Any
     group: Any
+    sentences: Any = None
 
 
 # ---------------------------------------------------------------- settings
@@ -83,10 +88,11 @@ def main(
     seeds: Sequence[int] = (0,),
     split: str = "test",
     recovery: Sequence[float] = (0.4,),
+    text_encoder: str | None = None,
 ) -> list[dict]:
     """Runs all shares and returns their rows; those of `recovery` with what comes back."""
     chosen, found = sizes(preset), []
-    train, test, kinds = drawn(0) if data is None else fashion(Path(data), split)
+    train, test, kinds = drawn(0) if data is None else fashion(Path(data), split, text_encoder)
     for share in shares:
         start = time.perf_counter()
         runs = []
@@ -100,7 +106,7 @@ def main(
 
 
 # ---------------------------------------------------------------- data
-def fashion(folder: Path, split: str = "test") -> tuple[Pairs, Pairs, np.ndarray]:
+def fashion(folder: Path, split: str = "test", text_encoder: str | None = None) -> tuple[Pairs, Pairs, np.ndarray]:
     """Training and held-out pairs, and int32[N, 2] of the training pairs: product type; type, color and gender."""
     from erel_jax.data.retrieval import load_retrieval
 
@@ -109,9 +115,12 @@ def fashion(folder: Path, split: str = "test") -> tuple[Pairs, Pairs, np.ndarray
     flat = [picture_features(part.images) for part in parts]
     center, spread = flat[0].mean(axis=0), flat[0].std(axis=0) + 1e-3
     texts = [[part.texts[row] for row in part.text_of_image] for part in parts]
+    vectors = [np.zeros((len(lines), 0), np.float32) for lines in texts]
+    if text_encoder is not None:
+        vectors = [sentence_vectors(text_encoder, lines) for lines in texts]
     train, test = (
-        Pairs(np.clip((pixels - center) / spread, -5, 5), hashed_words(lines), group_equal_texts(lines))
-        for pixels, lines in zip(flat, texts, strict=True)
+        Pairs(np.clip((pixels - center) / spread, -5, 5), hashed_words(lines), group_equal_texts(lines), own)
+        for pixels, lines, own in zip(flat, texts, vectors, strict=True)
     )
     with open(folder / "fashion15k_styles.csv", encoding="utf-8", newline="") as lines:
         styles = {row["id"]: row for row in csv.DictReader(lines)}
@@ -130,8 +139,8 @@ def drawn(seed: int) -> tuple[Pairs, Pairs, np.ndarray]:
     words = np.full((256, COLUMNS), -1, np.int32)
     words[:, :8] = np.digitize(meaning, [-1, -0.3, 0.3, 1]) + 5 * np.arange(8)
     group = np.arange(256, dtype=np.int32)
-    everything = Pairs(pictures.astype(np.float32), words, group)
-    train, test = (Pairs(*(side[part] for side in everything)) for part in (slice(0, 192), slice(192, 256)))
+    everything = Pairs(pictures.astype(np.float32), words, group, np.zeros((256, 0), np.float32))
+    train, test = (rows_of(everything, part) for part in (slice(0, 192), slice(192, 256)))
     return train, test, np.stack([group[:192] % 8, group[:192] % 64], axis=1)
 
 
@@ -174,12 +183,17 @@ def shuffled(pairs: Pairs, share: float, seed: int) -> tuple[Pairs, np.ndarray]:
     chosen = draw.permutation(len(pairs.group))[: round(share * len(pairs.group))]
     source = np.arange(len(pairs.group))
     source[chosen] = np.roll(chosen, 1)
-    return Pairs(pairs.pictures, pairs.captions[source], pairs.group[source]), source
+    return rows_of(pairs, source)._replace(pictures=pairs.pictures), source
+
+
+def rows_of(pairs: Pairs, rows: np.ndarray | slice) -> Pairs:
+    """The pairs of some rows."""
+    return Pairs(*(side[rows] for side in pairs))
 
 
 # ---------------------------------------------------------------- model
-def initial(width: int, seed: int) -> dict[str, Any]:
-    """Parameters of both towers and the temperature, for pictures of a width."""
+def initial(pairs: Pairs, seed: int) -> dict[str, Any]:
+    """Parameters of both towers and the temperature, for features like those of the pairs."""
     draw = np.random.default_rng(seed)
 
     def tower(rows: int) -> dict[str, np.ndarray]:
@@ -189,7 +203,10 @@ def initial(width: int, seed: int) -> dict[str, Any]:
             "second": draw.normal(size=(HIDDEN, EMBEDDING)).astype(np.float32) * HIDDEN**-0.5,
         }
 
-    return {"pictures": tower(width), "captions": tower(WORDS), "log_scale": np.float32(losses.INITIAL_LOG_SCALE)}
+    params = {"pictures": tower(pairs.pictures.shape[1]), "captions": tower(WORDS)}
+    width = pairs.sentences.shape[1]
+    sentences = draw.normal(size=(width, HIDDEN)).astype(np.float32) * max(width, 1) ** -0.5
+    return params | {"sentences": sentences, "log_scale": np.float32(losses.INITIAL_LOG_SCALE)}
 
 
 def first_layers(
@@ -207,12 +224,16 @@ def first_layers(
 
 
 def embed(
-    params: dict[str, Any], pictures: jax.Array, words: jax.Array, key: jax.Array | None = None, dropout: float = 0.0
+    params: dict[str, Any], batch: Pairs, key: jax.Array | None = None, dropout: float = 0.0
 ) -> tuple[jax.Array, jax.Array]:
     """(captions, pictures), float32[B, EMBEDDING]; with a key, a share of inputs and hidden values is dropped."""
+    captions, pictures = first_layers(params, batch.pictures, batch.captions, key, dropout)
+    sentences = batch.sentences * batch.sentences.shape[1] ** 0.5
+    if key is not None:
+        sentences = dropped(jax.random.fold_in(key, 4), sentences, dropout)
+    layers = {"captions": captions + sentences @ params["sentences"], "pictures": pictures}
     found = []
-    layers = zip(("captions", "pictures"), first_layers(params, pictures, words, key, dropout), strict=True)
-    for number, (name, values) in enumerate(layers):
+    for number, (name, values) in enumerate(layers.items()):
         hidden = jax.nn.gelu(values + params[name]["bias"][None, :])
         if key is not None:
             hidden = dropped(jax.random.fold_in(key, 2 + number), hidden, dropout)
@@ -230,14 +251,14 @@ def dropped(key: jax.Array, values: jax.Array, share: float) -> jax.Array:
 
 def loss_of(params: dict[str, Any], batch: Pairs, key: jax.Array, dropout: float) -> jax.Array:
     """Symmetric InfoNCE; pairs of one caption are no negatives of each other."""
-    sides = embed(params, batch.pictures, batch.captions, key, dropout)
+    sides = embed(params, batch, key, dropout)
     return losses.symmetric_info_nce(*sides, params["log_scale"], group=batch.group)
 
 
 def trained(pairs: Pairs, rows: np.ndarray, steps: int, chosen: dict[str, Any], seed: int) -> dict[str, Any]:
     """Parameters after some steps on the given rows, each epoch in a new order."""
     optimizer = optax.adamw(optax.cosine_decay_schedule(chosen["rate"], steps), weight_decay=chosen["decay"])
-    params = initial(pairs.pictures.shape[1], seed)
+    params = initial(pairs, seed)
     state = optimizer.init(params)
 
     @jax.jit
@@ -253,15 +274,14 @@ def trained(pairs: Pairs, rows: np.ndarray, steps: int, chosen: dict[str, Any], 
         if len(order) < batch:
             order = draw.permutation(rows)
         part, order = order[:batch], order[batch:]
-        given = Pairs(*(side[part] for side in pairs))
-        params, state = step(params, state, given, jax.random.key(seed * 100_003 + number, impl="rbg"))
+        params, state = step(params, state, rows_of(pairs, part), jax.random.key(seed * 100_003 + number, impl="rbg"))
     return params
 
 
 def embedded(params: dict[str, Any], pairs: Pairs, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(captions, pictures) of the given rows, float32[R, EMBEDDING] each, of length one."""
     parts = [rows[start : start + 2048] for start in range(0, len(rows), 2048)]
-    sides = [EMBED(params, pairs.pictures[part], pairs.captions[part]) for part in parts]
+    sides = [EMBED(params, rows_of(pairs, part)) for part in parts]
     captions, pictures = (np.concatenate([np.asarray(side[number]) for side in sides]) for number in (0, 1))
     unit = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in (captions, pictures)]
     return unit[0], unit[1]
@@ -375,6 +395,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=("full", "tiny"), default="full")
     parser.add_argument("--data", help="folder with the fashion files; the tiny preset draws its own data")
+    parser.add_argument("--text-encoder", help="folder or id of a text encoder; None takes words alone")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.2, 0.4, 0.5])
     parser.add_argument("--kind", choices=("gaussian", "beta"), default="gaussian")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

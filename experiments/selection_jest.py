@@ -39,7 +39,17 @@ from erel_jax.host_memory import keep_freed_memory
 from erel_jax.metrics import two_way_retrieval
 from erel_jax.profiling import count_flops
 from erel_jax.selection import ScoringModel, learnability, most_learnable, select_jointly
-from experiments.selection_fashion import COLUMNS, WORDS, Pairs, drawn, dropped, fashion, first_layers, shuffled
+from experiments.selection_fashion import (
+    COLUMNS,
+    WORDS,
+    Pairs,
+    drawn,
+    dropped,
+    fashion,
+    first_layers,
+    rows_of,
+    shuffled,
+)
 
 Scored = tuple[Any, Any, Any]
 """Log scale, and float32[B, EMBEDDING] captions and pictures."""
@@ -134,11 +144,6 @@ def divided(train: Pairs, chosen: dict[str, Any], seed: int) -> tuple[Pairs, Poo
     repeated = np.repeat(draw.choice(count, chosen["repeated"], replace=False), chosen["copies"])
     rows = np.concatenate([np.arange(count), repeated])
     return curated, Pool(rows_of(noisy, rows), wrong[rows], np.arange(len(rows)) >= count)
-
-
-def rows_of(pairs: Pairs, rows: np.ndarray) -> Pairs:
-    """The given rows of all three."""
-    return Pairs(*(side[rows] for side in pairs))
 
 
 def batches(rows: np.ndarray, size: int, count: int, draw: np.random.Generator) -> Iterator[np.ndarray]:
