@@ -3,7 +3,8 @@
 Rows lie list by list in blocks of fixed size. A batch of queries is turned into work items, each a block and the few
 queries that look into its list, so that a block is read once for all of them and every item is one small matrix
 product of one shape. Only the largest score of each group of rows is ranked at first; the K best rows lie in the K
-groups with the largest ones. int8 codes are multiplied by int8 queries, and the best rows scored again by float ones.
+groups with the largest ones. int8 codes are multiplied by int8 queries; `search_inverted` scores the best rows again by
+float queries, `shortlist_inverted` leaves that to whoever has the vectors.
 """
 
 import dataclasses
@@ -120,8 +121,8 @@ def shortlist_inverted(
         As `search_inverted`, but int8 codes are ranked by their rounded products alone. About 14 rows more than are
         wanted in the end make up for the rounding.
 
-    Relation: `search_inverted` scores such a short list again with the codes, which costs a third of a small batch and
-    is of no use where the vectors themselves are at hand.
+    Relation: `search_inverted` scores such a short list again with the codes, which is of no use where the vectors
+    themselves are at hand.
     """
     return _found(code, lists, queries, k, mask, 0)
 
