@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from erel_jax.data.pipeline import eval_batches
 from erel_jax.interop.huggingface import load_encoder
 
 ROWS, TOKENS = 256, 32
@@ -21,10 +22,8 @@ def sentence_vectors(encoder: str, texts: Sequence[str]) -> np.ndarray:
     encode = jax.jit(lambda params, inputs: loaded.encoder.module.apply(params, inputs).embedding)
     distinct, place = np.unique(np.asarray(texts, object), return_inverse=True)
     found = []
-    for start in range(0, len(distinct), ROWS):
-        part = list(distinct[start : start + ROWS])
-        filled = part + [part[-1]] * (ROWS - len(part))
-        inputs = loaded.text_inputs(filled, max_length=TOKENS, buckets=(TOKENS,))
-        found.append(np.asarray(encode(loaded.params, inputs), np.float32)[: len(part)])
+    for rows, real in eval_batches(len(distinct), ROWS):
+        inputs = loaded.text_inputs(list(distinct[rows]), max_length=TOKENS, buckets=(TOKENS,))
+        found.append(np.asarray(encode(loaded.params, inputs), np.float32)[real])
     vectors = np.concatenate(found)
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True))[place]
