@@ -6,9 +6,10 @@
 `--towers` is the output folder of `train_contrastive.py`; without it, towers with random weights show that everything
 runs. Rows `source`, `int8`, `int8_static`, `float8`, `grouped8`, `grouped4`, `grouped4_asymmetric`, `grouped4_gptq`,
 `nf4` compress both towers; `tome_R` merges R pairs of tokens per layer of the image tower; `neurons_half`, `heads_1`
-and `layers_1` drop half of its neurons, a head per layer and a layer; `exit_L` stops it after L layers. Each prints the
-recall of both directions on the test split (any right answer counts), the points of mean Recall@10 lost, and the drift
-of the image embeddings. Calibration reads 256 training pairs.
+and `layers_1` drop half of its neurons, a head per layer and a layer, and the same with `_healed` are trained for a
+short while to embed the training pictures as the source does; `exit_L` stops it after L layers. Each prints the recall
+of both directions on the test split (any right answer counts), the points of mean Recall@10 lost, and the drift of the
+image embeddings. Calibration reads 256 training pairs.
 """
 
 import argparse
@@ -36,11 +37,13 @@ from erel_jax.interop.huggingface import Loaded, load_encoder
 from erel_jax.layers import FLOAT32
 from erel_jax.training.pair_feed import PairFeed
 from experiments import train_contrastive
+from experiments.healing import heal, train_vectors
 
 BATCH = 128
 CALIBRATION = 256
 ROUNDED = ("int8", "int8_static", "float8", "grouped8", "grouped4", "grouped4_asymmetric", "grouped4_gptq", "nf4")
 MERGED = (1, 2, 4, 8, 12)
+HEALING = 300
 
 
 class Tower(NamedTuple):
@@ -110,7 +113,7 @@ def _variants(pairs: PairFeed, towers: dict[str, Loaded]) -> Iterator[tuple[str,
     for merged in MERGED:
         fewer = compression.with_merged_tokens(image.encoder, merged)
         yield f"tome_{merged}", text, Tower(fewer, image.params)
-    yield from _pruned(text, image, inputs, len(rows))
+    yield from _pruned(pairs, text, image, inputs)
     for layers in range(1, image.encoder.layers):
         shallow = Tower(at_depth(image.encoder, layers), first_layers(image.params, layers))
         yield f"exit_{layers}", text, shallow
@@ -134,8 +137,19 @@ def _rounded(name: str, tower: Tower, inputs: Any) -> Tower:
     return tower._replace(params=compression.quantize_grouped(params, moments=moments, **settings))
 
 
-def _pruned(text: Tower, image: Tower, inputs: dict, rows: int) -> Iterator[tuple[str, Tower, Tower]]:
-    """The image tower without its least important parts, by the contrastive loss over calibration pairs."""
+def _pruned(pairs: PairFeed, text: Tower, image: Tower, inputs: dict) -> Iterator[tuple[str, Tower, Tower]]:
+    """The image tower without its least important parts, as cut and healed."""
+    encoder, params = image
+    vectors = train_vectors(encoder, params, pairs)
+    steps = min(HEALING, len(vectors))  # tiny data, short healing
+    for name, cut in _cuts(text, image, inputs).items():
+        smaller, left = pruning.prune(encoder, params, **cut, precision=FLOAT32)
+        yield name, text, Tower(smaller, left)
+        yield f"{name}_healed", text, Tower(smaller, heal(smaller, left, vectors, pairs, steps=steps))
+
+
+def _cuts(text: Tower, image: Tower, inputs: dict) -> dict[str, dict[str, Any]]:
+    """What `prune` takes away, by the contrastive loss over calibration pairs."""
     encoder, params = image
     targets = jax.jit(lambda p, x: text.encoder.module.apply(p, x).embedding)(text.params, inputs["text"])
     targets /= jnp.linalg.norm(targets, axis=1, keepdims=True)
@@ -145,6 +159,7 @@ def _pruned(text: Tower, image: Tower, inputs: dict, rows: int) -> Iterator[tupl
         logits = 20.0 * found @ batch["targets"].T / jnp.linalg.norm(found, axis=1, keepdims=True)
         return -jnp.mean(jnp.diagonal(jax.nn.log_softmax(logits, axis=1)))
 
+    rows = len(targets)
     parts = np.array_split(np.arange(rows), max(1, rows // 32))
     batches = [{"pixels": inputs["image"]["pixels"][p], "targets": targets[p]} for p in parts]
     heads = importance.head_importance(loss, params, batches, encoder.config.heads)
@@ -155,8 +170,7 @@ def _pruned(text: Tower, image: Tower, inputs: dict, rows: int) -> Iterator[tupl
         cuts["heads_1"] = {"heads": pruning.most_important(heads, 1 / heads.shape[1])}
     if len(layers) > 1:
         cuts["layers_1"] = {"layers": pruning.most_important(layers, 1 / len(layers))}
-    for name, cut in cuts.items():
-        yield name, text, Tower(*pruning.prune(encoder, params, **cut, precision=FLOAT32))
+    return cuts
 
 
 # ---------------------------------------------------------------- rows

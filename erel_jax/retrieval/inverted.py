@@ -9,7 +9,7 @@ float queries, `shortlist_inverted` leaves that to whoever has the vectors.
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 
 from erel_jax.errors import ConfigError
 from erel_jax.retrieval.checks import check_count, check_vectors
-from erel_jax.retrieval.codes.code import scores_of
+from erel_jax.retrieval.codes.code import Code, scores_of
 from erel_jax.retrieval.codes.inverted import Inverted
 from erel_jax.retrieval.hits import Hits
 from erel_jax.retrieval.int8_screen import quick_products, quick_queries, quick_scores, screened_rows
@@ -135,7 +135,8 @@ def _found(code: Inverted, lists: Lists, queries: np.ndarray, k: int, mask: np.n
     allowed = None
     if mask is not None and not np.all(mask):
         allowed = jnp.asarray(np.asarray(mask)[np.maximum(np.asarray(lists.rows), 0)])
-    values, near, asked = (np.asarray(side) for side in _nearest(code, np.asarray(queries, np.float32)))
+    queries = np.asarray(queries, np.float32)
+    values, near = (np.asarray(side) for side in _nearest(code, queries))
     if code.margin is not None:
         near = np.where(values >= values[:, :1] - code.margin, near, -1)
     # Queries that look into the same lists are answered together.
@@ -144,25 +145,34 @@ def _found(code: Inverted, lists: Lists, queries: np.ndarray, k: int, mask: np.n
     size = min(MOST_QUERIES, max(1, -(-len(queries) // cores)))
     cuts = [order[start : start + size] for start in range(0, len(order), size)]
 
-    def answered(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def plan(chosen: np.ndarray) -> tuple[np.ndarray, Work]:
         filled = np.pad(chosen, (0, size - len(chosen)), mode="edge")
         base = values[filled] if code.residual else np.zeros_like(values[filled])
-        work = planned(near[filled], base, lists.starts)
-        found = _answered(code, (lists.parts, lists.rows, lists.filled), allowed, asked[filled], work, k, again)
-        return tuple(np.asarray(side)[: len(chosen)] for side in found)  # type: ignore[return-value]
+        return queries[filled], planned(near[filled], base, lists.starts)
+
+    def answered(asked: np.ndarray, work: Work) -> tuple[np.ndarray, ...]:
+        found = _answered(code.inner, (lists.parts, lists.rows, lists.filled), allowed, asked, work, k, again)
+        return tuple(np.asarray(side) for side in found)
 
     scores = np.full((len(queries), k), -np.inf, np.float32)
     rows = np.full((len(queries), k), -1, np.int32)
-    for chosen, (best, found) in zip(cuts, _in_turns(answered, cuts, cores), strict=True):
+    for chosen, (best, found) in zip(cuts, _in_turns(answered, map(plan, cuts), cores), strict=True):
+        best, found = best[: len(chosen)], found[: len(chosen)]
         scores[chosen, : best.shape[1]], rows[chosen, : best.shape[1]] = best, found
     return Hits(rows=np.where(np.isfinite(scores), rows, -1), scores=scores)
 
 
-def _in_turns(work: Any, cuts: list[np.ndarray], cores: int) -> list[Any]:
-    """On a CPU several batches run at once: a loop over small products keeps one core busy, not all of them."""
-    if len(cuts) == 1:
-        return [work(cuts[0])]
-    return list(_threads(cores).map(work, cuts))
+def _in_turns(work: Any, given: Iterable[tuple], cores: int) -> list[Any]:
+    """On a CPU several batches run at once: a loop over small products keeps one core busy, not all of them.
+
+    What is given is made here, a little ahead: threads that plan at the same time wait for each other's interpreter.
+    """
+    running = []
+    for one in given:
+        if len(running) >= 2 * cores:
+            running[-2 * cores].result()
+        running.append(_threads(cores).submit(work, *one))
+    return [one.result() for one in running]
 
 
 @lru_cache
@@ -171,20 +181,20 @@ def _threads(cores: int) -> ThreadPoolExecutor:
 
 
 @jax.jit
-def _nearest(code: Inverted, queries: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Scores and numbers of the nearest lists, [Q, P], and what the inner code makes of the queries."""
+def _nearest(code: Inverted, queries: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Scores and numbers of the nearest lists, [Q, P]."""
     scores = jnp.matmul(queries, code.centroids.T, precision=jax.lax.Precision.HIGHEST)
-    return *jax.lax.top_k(scores, code.probes), code.inner.project(queries)
+    values, near = jax.lax.top_k(scores, code.probes)
+    return values, near
 
 
 @partial(jax.jit, static_argnames=("k", "again"))
 def _answered(
-    code: Inverted, filed: tuple, allowed: jax.Array | None, asked: jax.Array, work: Work, k: int, again: int
+    inner: Code, filed: tuple, allowed: jax.Array | None, queries: jax.Array, work: Work, k: int, again: int
 ) -> tuple[jax.Array, jax.Array]:
-    inner = code.inner
-    work = jax.tree.map(jnp.asarray, work)
+    work, asked = jax.tree.map(jnp.asarray, work), inner.project(jnp.asarray(queries))
     parts, rows, _ = filed
-    best, slot, place = _best(*_scored(code, filed, allowed, asked, work), jnp.asarray(work.slots), again or k)
+    best, slot, place = _best(*_scored(inner, filed, allowed, asked, work), jnp.asarray(work.slots), again or k)
     block = work.blocks[slot // work.lanes]
     if again:
         part = {name: values[block, place] for name, values in parts.items()}
@@ -196,7 +206,7 @@ def _answered(
 
 
 def _scored(
-    code: Inverted, filed: tuple, allowed: jax.Array | None, asked: jax.Array, work: Work
+    inner: Code, filed: tuple, allowed: jax.Array | None, asked: jax.Array, work: Work
 ) -> tuple[jax.Array, jax.Array]:
     """Scores of every item, float32[W, G, R], and the largest of each group of rows, float32[W, G, R / 32].
 
@@ -205,7 +215,7 @@ def _scored(
     parts, rows, filled = filed
     (width, lanes), block = work.queries.shape, rows.shape[1]
     places = jnp.arange(block, dtype=jnp.int32)[None, :]
-    mine = jax.tree.map(lambda values: values[work.queries], quick_queries(code.inner, asked))
+    mine = jax.tree.map(lambda values: values[work.queries], quick_queries(inner, asked))
     eights = jax.tree.map(
         lambda values: values.reshape(-1, TOGETHER, *values.shape[1:]),
         (work.blocks, filled[work.blocks], mine, work.base),
@@ -214,7 +224,7 @@ def _scored(
     def together(number: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         where, there, mine, base = jax.tree.map(lambda values: _at(values, number), eights)
         part = {name: values.at[where].get(mode="promise_in_bounds") for name, values in parts.items()}
-        scores = quick_scores(quick_products(code.inner, mine, part), mine, part) + base[:, :, None]
+        scores = quick_scores(quick_products(inner, mine, part), mine, part) + base[:, :, None]
         real = places < there[:, None]
         if allowed is not None:
             real = real & allowed[where]
