@@ -2,9 +2,9 @@
 
 Both sides have the same number of lists. Ours scores its best 16 again with the vectors as they are, and takes the
 fewest probes with recall@10 of .99 against exact search. Where faiss' codes (8 bits per dimension of what is left over)
-do not reach .99 with any number of probes, it takes the fewest with which it stays within .001 of its best. `refined` is
-faiss with its best 16 scored again too, which costs it little and spares it probes. Ours looks into fewer lists where
-one is clearly the nearest (`margin_for`, fitted to other queries than those that are measured).
+do not reach .99 with any number of probes, it takes the fewest with which it stays within .001 of its best. `refined`
+is faiss with its best 16 scored again too, which costs it little and spares it probes. Ours looks into fewer lists
+where one is clearly the nearest (`margin_for`, fitted to other queries than those that are measured).
 """
 
 import dataclasses
