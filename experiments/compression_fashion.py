@@ -37,6 +37,7 @@ from erel_jax.interop.huggingface import Loaded, load_encoder
 from erel_jax.layers import FLOAT32
 from erel_jax.training.pair_feed import PairFeed
 from experiments import train_contrastive
+from experiments.command import mistakes_in_one_line
 from experiments.healing import heal, train_vectors
 
 BATCH = 128
@@ -192,4 +193,5 @@ def _measured(name: str, pairs: PairFeed, text: Tower, image: Tower) -> tuple[di
 
 
 if __name__ == "__main__":
-    main()
+    with mistakes_in_one_line("compression_fashion"):
+        main()

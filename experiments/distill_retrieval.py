@@ -41,6 +41,7 @@ from erel_jax.metrics import two_way_retrieval
 from erel_jax.profiling import count_flops
 from erel_jax.sharding import Step
 from erel_jax.training import adam, fit, new_state, train_step
+from experiments.command import mistakes_in_one_line
 
 SIDE = 32
 TOKENS = 32
@@ -356,4 +357,5 @@ if __name__ == "__main__":
     if options.preset == "full" and options.data == "fashion" and options.images is None:
         parser.error("--images is missing: the folder with fashion15k_styles.csv and fashion15k_60x80.zip")
     keep_freed_memory()
-    main(options.data, options.images, options.seeds, options.preset, options.report)
+    with mistakes_in_one_line("distill_retrieval"):
+        main(options.data, options.images, options.seeds, options.preset, options.report)

@@ -39,6 +39,7 @@ from erel_jax.host_memory import keep_freed_memory
 from erel_jax.metrics import two_way_retrieval
 from erel_jax.profiling import count_flops
 from erel_jax.selection import ScoringModel, learnability, most_learnable, select_jointly
+from experiments.command import mistakes_in_one_line
 from experiments.selection_fashion import (
     COLUMNS,
     WORDS,
@@ -402,4 +403,5 @@ if __name__ == "__main__":
     if options.preset == "full" and options.data is None:
         parser.error("--data is missing: the folder with fashion15k_styles.csv and fashion15k_60x80.zip")
     keep_freed_memory()
-    main(options.preset, options.data, tuple(options.seeds), options.split)
+    with mistakes_in_one_line("selection_jest"):
+        main(options.preset, options.data, tuple(options.seeds), options.split)

@@ -17,7 +17,6 @@ Progress goes to standard error; standard output gets one JSON line with quality
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -36,7 +35,7 @@ from erel_jax.artifacts import RunLock, cache_folder, check_writable
 from erel_jax.benchmark.retrieval_evaluation import evaluate_scores
 from erel_jax.data.pipeline import eval_batches
 from erel_jax.data.retrieval import RetrievalData, load_retrieval
-from erel_jax.errors import ConfigError, ErelError
+from erel_jax.errors import ConfigError
 from erel_jax.host_memory import keep_freed_memory
 from erel_jax.interop.export import save_encoder
 from erel_jax.interop.huggingface import Loaded, load_encoder
@@ -48,6 +47,7 @@ from erel_jax.sharding import compile_step, make_mesh
 from erel_jax.training import Checkpoints, FitResult, Progress, StopFlag, adam, fit, new_state, place, train_step
 from erel_jax.training.contrastive import contrastive_loss, contrastive_start
 from erel_jax.training.pair_feed import PairFeed
+from experiments.command import mistakes_in_one_line
 
 ENCODE_BATCH = 256
 BETA2 = {"clip": 0.98, "siglip": 0.95}
@@ -382,16 +382,5 @@ def main(given: list[str] | None = None) -> dict[str, Any]:
 
 if __name__ == "__main__":
     keep_freed_memory()
-    try:
+    with mistakes_in_one_line("train_contrastive", "run the same command again to go on from the last checkpoint."):
         main()
-    except ErelError as failure:
-        if os.environ.get("EREL_TRACEBACK"):
-            raise
-        note(f"train_contrastive: {failure}")
-        sys.exit(failure.exit_code)
-    except OSError as failure:
-        note(f"train_contrastive: {failure}. Check free space and permissions; run again to go on.")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        note("train_contrastive: stopped; run the same command again to go on from the last checkpoint.")
-        sys.exit(130)

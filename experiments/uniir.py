@@ -44,6 +44,7 @@ from erel_jax.profiling import count_flops
 from erel_jax.sharding import compile_step
 from erel_jax.training import Checkpoints, Progress, adam, fit, in_sub_batches, new_state, train_step
 from experiments import mbeir_shapes as shapes
+from experiments.command import mistakes_in_one_line
 from experiments.uniir_model import Model, Settings
 
 CUTS = (1, 5, 10)
@@ -357,9 +358,10 @@ if __name__ == "__main__":
         for name in ("encoder", "out", "batch", "sub_batch", "epochs", "rate", "text_length")
         if getattr(options, name) is not None
     }
-    if options.preset == "full":
-        main(Settings(data=options.data, fusion=options.fusion, seed=options.seed, **given))
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            data = options.data or str(shapes.main(folder, seed=options.seed))
-            main(dataclasses.replace(tiny(data, options.fusion, seed=options.seed), **given))
+    with mistakes_in_one_line("uniir"):
+        if options.preset == "full":
+            main(Settings(data=options.data, fusion=options.fusion, seed=options.seed, **given))
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                data = options.data or str(shapes.main(folder, seed=options.seed))
+                main(dataclasses.replace(tiny(data, options.fusion, seed=options.seed), **given))

@@ -29,7 +29,7 @@ class BenchConfig:
     items.tsv, texts/<modality>.tsv and images, or MovieLens-1M. Default: glyphs."""
 
     items: Path | None = None
-    """TSV of `item<TAB>title`, for recommendation."""
+    """TSV of `item<TAB>title`. Retrieval: for a table of images and item ids instead of texts."""
 
     images: Path | None = None
     """Folder or zip with the images: the source files of openmoji or fashion, the data folder of a tfds: data set, or
@@ -98,6 +98,10 @@ class BenchConfig:
     """Measure again even what the output folder already holds."""
 
     def __post_init__(self):
+        self._check_values()
+        self._check_task()
+
+    def _check_values(self) -> None:
         for name in ("seeds", "epochs", "batch_size", "sub_batch", "seconds_per_method"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -105,6 +109,22 @@ class BenchConfig:
         for name in ("data", "text_encoder", "image_encoder"):
             if getattr(self, name) == "":
                 raise ConfigError(f"--{name.replace('_', '-')} got an empty text. Name something, or leave it out.")
+
+    def _check_task(self) -> None:
+        foreign = {"retrieval": ("modalities", "split"), "recommendation": ("sub_batch", "image_key", "text_key")}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in foreign[self.task]:
+            if getattr(self, name) != defaults[name]:
+                other = next(task for task in foreign if task != self.task)
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} belongs to --task {other}, and this is {self.task}. Leave it out."
+                )
+        if self.task == "retrieval" and self.batch_size == 1:
+            raise ConfigError("--batch-size got 1, expected at least 2: other pairs are the wrong answers.")
+        if self.batch_size is not None and self.batch_size % (self.sub_batch or 1):
+            raise ConfigError(
+                f"--sub-batch got {self.sub_batch}, expected a divisor of --batch-size {self.batch_size}."
+            )
         if self.task == "recommendation" and self.data is None:
             raise ConfigError(
                 "--task recommendation got no --data, expected a TSV of `user<TAB>item item …`; give also --items "

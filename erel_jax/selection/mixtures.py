@@ -85,9 +85,7 @@ def fit_mixture(
             "least 1, 0 or more, and above 0."
         )
     fit = _fit_beta if kind == "beta" else _fit_gaussian
-    low, high = np.quantile(array, [0.1, 0.9])
-    high = max(high, low + 0.01)
-    start = np.array([[low, array.var() / 4 + 1e-3], [high, array.var() / 4 + 1e-3]], np.float32)
+    start = _start(array, kind)
     limits = np.array([tolerance, least_variance], np.float32)
     weights, moments, likelihood, steps = jax.device_get(fit(array, start, limits, max_iterations))
     order = np.argsort(moments[:, 0], kind="stable")
@@ -153,6 +151,18 @@ def _checked(array: np.ndarray) -> np.ndarray:
     if array.min() < 0 or array.max() > 1:
         raise ConfigError(f"values lie in {array.min()}..{array.max()}, expected 0..1; use `unit_interval` first.")
     return array
+
+
+def _start(array: np.ndarray, kind: Kind) -> np.ndarray:
+    """float32[2, 2], means and variances that the components begin with."""
+    ends = np.quantile(array if kind == "gaussian" else np.clip(array, EDGE, 1 - EDGE), [0.1, 0.9])
+    means = np.array([ends[0], max(ends[1], ends[0] + 0.01)])
+    means[1] = min(means[1], 1.0 if kind == "gaussian" else 1 - EDGE)
+    variances = np.full(2, array.var() / 4 + 1e-3)
+    if kind == "beta":
+        # Wider than this it has two heaps, one at each end, and both components would follow both.
+        variances = np.minimum(variances, means * (1 - means) / 2)
+    return np.stack([means, variances], axis=1).astype(np.float32)
 
 
 def _gaussian_log_density(values: jax.Array, parameters: jax.Array) -> jax.Array:

@@ -86,8 +86,7 @@ class FaissEngine:
             allowed = np.zeros(len(self.ids), bool)
             allowed[self._rows(among)] = True
         wanted = max(1, min(k + SPARE, int(allowed.sum())))
-        options = {} if allowed.all() else {"params": self._only(allowed)}
-        scores, rows = self.index.search(asked, wanted, **options)
+        scores, rows = self._found(asked, wanted, allowed)
         hits = []
         for values, places in zip(scores, rows, strict=True):
             real = (places >= 0) & allowed[np.maximum(places, 0)]
@@ -120,6 +119,27 @@ class FaissEngine:
         present = np.flatnonzero(self.alive)
         return present[rows_of(self.ids[present], checked_ids(self, ids))]
 
+    def _found(self, asked: np.ndarray, wanted: int, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if allowed.all():
+            return self.index.search(asked, wanted)
+        try:
+            return self.index.search(asked, wanted, params=self._only(allowed))
+        except RuntimeError:
+            # Not every type can leave rows out while it searches, and none says so beforehand.
+            parts = [self._beyond(one, wanted, allowed) for one in asked]
+        return np.stack([scores for scores, _ in parts]), np.stack([rows for _, rows in parts])
+
+    def _beyond(self, query: np.ndarray, wanted: int, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and rows [wanted] of one query: as many hits as it takes until enough of them are allowed."""
+        reach = min(4 * wanted, len(self.ids))
+        while True:
+            scores, rows = (side[0] for side in self.index.search(query[None], reach))
+            real = np.flatnonzero((rows >= 0) & allowed[np.maximum(rows, 0)])[:wanted]
+            if len(real) == wanted or rows[-1] < 0 or reach == len(self.ids):
+                missing = wanted - len(real)
+                return np.pad(scores[real], (0, missing)), np.pad(rows[real], (0, missing), constant_values=-1)
+            reach = min(4 * reach, len(self.ids))
+
     def _only(self, allowed: np.ndarray) -> Any:
         faiss = door("faiss", "faiss")
         chosen = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
@@ -150,7 +170,7 @@ def build_faiss(
         sample: rows to train with, drawn with a fixed seed.
 
     Raises:
-        ConfigError: faiss is not installed or does not know the factory; else as `build_index`.
+        ConfigError: faiss is not installed, or cannot make such an index of these vectors; else as `build_index`.
     """
     faiss = door("faiss", "faiss")
     check_metric(metric)
@@ -161,10 +181,13 @@ def build_faiss(
         raise ConfigError(f"faiss cannot make {factory!r} of width {width}: {error}") from error
     engine = FaissEngine(index, ids[:0], np.zeros(0, bool), factory=factory, metric=metric, made_by=made_by)
     new, rows = checked_rows(engine, ids, vectors, None, made_by)
-    if not index.is_trained:
-        chosen = np.random.default_rng(0).permutation(len(rows))[:sample]
-        index.train(rows[np.sort(chosen)])
-    engine.add(new, rows)
+    try:
+        if not index.is_trained:
+            chosen = np.random.default_rng(0).permutation(len(rows))[:sample]
+            index.train(rows[np.sort(chosen)])
+        engine.add(new, rows)
+    except RuntimeError as error:
+        raise ConfigError(f"faiss cannot make {factory!r} of {len(rows)} vectors: {error}") from error
     return engine
 
 

@@ -15,6 +15,9 @@ FULL = BenchConfig(
 )  # fmt: skip
 
 
+PAIRS = BenchConfig(data="some/pairs.csv", text_encoder="text", image_encoder="image", batch_size=16)
+
+
 @pytest.mark.parametrize("field", ["seeds", "epochs", "batch_size", "sub_batch", "seconds_per_method"])
 def test_numbers_must_be_above_zero(field):
     for value in (0, -1, float("nan")):
@@ -26,6 +29,22 @@ def test_recommendation_needs_data():
     with pytest.raises(ConfigError, match=r"--data.*--items"):
         BenchConfig(task="recommendation")
     assert BenchConfig().task == "retrieval"
+
+
+@pytest.mark.parametrize(
+    ("config", "option", "message"),
+    [
+        (PAIRS, {"modalities": "text"}, "--modalities belongs to --task recommendation, and this is retrieval"),
+        (PAIRS, {"split": "cold"}, "--split belongs to --task recommendation"),
+        (PAIRS, {"batch_size": 1}, "--batch-size got 1, expected at least 2"),
+        (PAIRS, {"sub_batch": 3}, "--sub-batch got 3, expected a divisor of --batch-size 16"),
+        (FULL, {"sub_batch": 8}, "--sub-batch belongs to --task retrieval, and this is recommendation"),
+        (FULL, {"image_key": "photo"}, "--image-key belongs to --task retrieval"),
+    ],
+)
+def test_options_must_fit_the_task_and_each_other(config, option, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(config, **option)
 
 
 def test_names_and_folders():
@@ -44,17 +63,21 @@ def test_json_gives_the_same_config_back(config):
 
 
 CHANGES = {
-    "task": "retrieval", "data": "other.tsv", "items": Path("b"), "images": Path("b"), "text_encoder": "b",
+    "data": "other.tsv", "items": Path("b"), "images": Path("b"), "text_encoder": "b",
     "image_encoder": "b", "epochs": 4, "batch_size": 32, "seconds_per_method": 2.0, "precision": "bfloat16",
-    "sub_batch": 8, "state_storage": "int8", "state_placement": "streamed",
-    "modalities": "text", "split": "cold",
-    "image_key": "photo", "text_key": "title",
+    "state_storage": "int8", "state_placement": "streamed", "modalities": "text", "split": "cold",
 }  # fmt: skip
+CHANGES_OF_PAIRS = {"sub_batch": 8, "image_key": "photo", "text_key": "title"}
 HARMLESS = {"methods": "full", "seeds": 5, "out": Path("b"), "cache": Path("b"), "fresh": False}
 
 
 def test_fingerprint_covers_what_changes_a_measurement_and_nothing_else():
-    assert CHANGES.keys() | HARMLESS.keys() == {field.name for field in dataclasses.fields(BenchConfig)}
+    names = {field.name for field in dataclasses.fields(BenchConfig)}
+    assert CHANGES.keys() | CHANGES_OF_PAIRS.keys() | HARMLESS.keys() | {"task"} == names
+    other = BenchConfig(task="recommendation", data="some/pairs.csv")
+    assert other.fingerprint() != BenchConfig(data="some/pairs.csv").fingerprint()
+    pairs = {dataclasses.replace(PAIRS, **{name: value}).fingerprint() for name, value in CHANGES_OF_PAIRS.items()}
+    assert len(pairs | {PAIRS.fingerprint()}) == len(CHANGES_OF_PAIRS) + 1
     changed = {dataclasses.replace(FULL, **{name: value}).fingerprint() for name, value in CHANGES.items()}
     assert len(changed | {FULL.fingerprint()}) == len(CHANGES) + 1
     for name, value in HARMLESS.items():

@@ -193,6 +193,26 @@ def test_faiss_types_train_and_filter(tmp_path) -> None:
         load_faiss(tmp_path / "index")
 
 
+@pytest.mark.parametrize("factory", ["PQ4x4", "OPQ4,PQ4x4", "PCA4,IVF4,Flat", "IVF4,SQ8,RFlat", "PQ4x4fs"])
+def test_faiss_types_that_cannot_leave_rows_out_are_asked_for_more(factory) -> None:
+    pytest.importorskip("faiss", reason="an extra: pip install -e '.[faiss]'")
+    vectors = np.random.default_rng(1).normal(size=(700, WIDTH)).astype(np.float32)
+    engine = build_faiss(range(700), vectors, factory=factory)
+    before = engine.search(vectors[:20], 3).ids
+    engine.delete(np.unique(before[:, 0]))
+    after = engine.search(vectors[:20], 3).ids
+    assert not np.isin(after, before[:, 0]).any() and (after >= 0).all()
+    chosen = np.unique(after)[:5]
+    assert np.isin(engine.search(vectors[:4], 3, among=chosen).ids, [-1, *chosen]).all()
+
+
+@pytest.mark.parametrize("factory", ["IVF1024,Flat", "IDMap,Flat"])
+def test_what_faiss_cannot_build_is_no_traceback(factory) -> None:
+    pytest.importorskip("faiss", reason="an extra: pip install -e '.[faiss]'")
+    with pytest.raises(ConfigError, match=f"faiss cannot make '{factory}' of 300 vectors"):
+        build_faiss(range(300), drawn(300), factory=factory)
+
+
 def test_stores_say_what_they_hold(tmp_path) -> None:
     pytest.importorskip("lancedb", reason="lancedb is not installed: pip install -e '.[lancedb]'")
     engine = open_lancedb(tmp_path / "store", width=WIDTH, fields=FIELDS)

@@ -105,3 +105,13 @@ def test_bad_input():
         fit_mixture(np.linspace(0, 1, 5), max_iterations=0)
     with pytest.raises(ConfigError, match=r"losses have shape \[2, 2\]"):
         unit_interval(np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [([0.0] * 50, [1.0] * 50), ([0.0] * 50, np.linspace(0.3, 1, 20)), (np.linspace(0, 0.7, 20), [1.0] * 50)],
+)
+def test_beta_heaps_of_equal_values_at_an_end_are_told_apart(low, high):
+    values = np.concatenate([low, high]).astype(np.float32)
+    posterior = low_posterior(fit_mixture(values, "beta"), values)
+    np.testing.assert_array_equal(posterior > 0.5, np.arange(len(values)) < len(low))
