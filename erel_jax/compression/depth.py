@@ -31,7 +31,7 @@ def at_depth(encoder: Encoder, layers: int, precision: Precision = FLOAT32) -> E
     Raises:
         ConfigError: the encoder has not so many layers.
     """
-    if not 1 <= layers <= encoder.layers:
+    if layers not in range(1, encoder.layers + 1):
         raise ConfigError(f"got {layers} layers, expected 1 to {encoder.layers}.")
     return rebuilt(encoder, precision, layers=layers)
 

@@ -79,7 +79,7 @@ def drift(
         NonFiniteError: an embedding holds NaN or infinity.
     """
     total = jax.tree.leaves(rows)[0].shape[0]
-    if batch < 1 or k < 1 or total < k + 1:
+    if batch < 1 or k not in range(1, total):
         raise ConfigError(f"got {total} rows for k={k} neighbors in batches of {batch}, expected more rows than k.")
     ours, theirs = (_encoded(encode, rows, total, batch) for encode in (source, compressed))
     for name, found in (("source", ours), ("compressed", theirs)):

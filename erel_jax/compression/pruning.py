@@ -12,7 +12,7 @@ import numpy as np
 
 from erel_jax.compression.merged_tokens import rebuilt
 from erel_jax.encoders import Encoder
-from erel_jax.errors import ConfigError
+from erel_jax.errors import ConfigError, NonFiniteError
 from erel_jax.layers import FLOAT32, Precision
 
 PyTree = Any
@@ -33,9 +33,14 @@ def most_important(importance: np.ndarray, drop: float) -> np.ndarray:
 
     Raises:
         ConfigError: the share is outside [0, 1).
+        NonFiniteError: an importance is NaN.
     """
     if not 0 <= drop < 1:
         raise ConfigError(f"got drop={drop}, expected a share from 0 to below 1.")
+    if np.isnan(importance).any():
+        raise NonFiniteError(
+            f"{int(np.isnan(importance).sum())} of {importance.size} importances are NaN; look at the calibration rows."
+        )
     parts = importance.shape[-1]
     kept = max(1, parts - round(drop * parts))
     order = np.argsort(-importance, axis=-1, kind="stable")

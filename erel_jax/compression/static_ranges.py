@@ -5,6 +5,7 @@ pass is saved, at the price that what is larger than any calibration row is cut 
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,10 +32,10 @@ def with_static_ranges(params: PyTree, largest: Mapping[str, jax.Array], *, head
         The same tree; these kernels have a `step` and multiply int8 by int8. Larger activations are cut off.
 
     Raises:
-        ConfigError: a path is no int8 kernel, shapes do not fit, or the headroom is not above 0.
+        ConfigError: a path is no int8 kernel, shapes do not fit, or the headroom is no finite number above 0.
     """
-    if headroom <= 0:
-        raise ConfigError(f"got headroom={headroom}, expected above 0.")
+    if not 0 < headroom < math.inf:
+        raise ConfigError(f"got headroom={headroom}, expected a finite number above 0.")
     kernels = tree.paths(params, is_leaf=_is_quantized)
     for path, value in largest.items():
         kernel = kernels.get(path)

@@ -56,6 +56,6 @@ def check_patches(image_size: int, patch: int) -> None:
 
 
 def check_merging(merged_tokens: int) -> None:
-    """Refuses a negative number of merged tokens."""
-    if merged_tokens < 0:
+    """Refuses what is no number of pairs."""
+    if merged_tokens < 0 or merged_tokens != int(merged_tokens):
         raise ConfigError(f"got merged_tokens={merged_tokens}, expected 0 or more pairs per layer.")

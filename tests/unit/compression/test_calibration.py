@@ -82,8 +82,9 @@ def test_static_ranges_round_in_fixed_steps_and_cut_off(case):
     np.testing.assert_allclose(encode(wrapped, rows[:4]), encode(static, rows[:4]), atol=1e-5)
     with pytest.raises(ConfigError, match="quantize_int8 first"):
         compression.with_static_ranges(params, largest)
-    with pytest.raises(ConfigError, match="headroom=0"):
-        compression.with_static_ranges(dynamic, largest, headroom=0)
+    for headroom in (0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=f"headroom={headroom}"):
+            compression.with_static_ranges(dynamic, largest, headroom=headroom)
 
 
 def test_float8_keeps_three_bits_and_widens_where_there_is_no_float8_product(case):
@@ -121,12 +122,16 @@ def test_drift_by_hand():
     assert "recall@1" in swapped.describe() and "fails the gate of 0.995" in swapped.describe()
     with pytest.raises(ConfigError, match="5 rows for k=5"):
         drift(jnp.asarray, jnp.asarray, rows, k=5)
+    with pytest.raises(ConfigError, match=r"k=2\.5"):
+        drift(jnp.asarray, jnp.asarray, rows, k=2.5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(NonFiniteError, match=r"compressed embeddings of rows \[0, 1"):
         drift(jnp.asarray, lambda x: x * jnp.nan, rows, k=1)
 
 
 def test_rebuilt_and_merged_tokens(case):
     encoder, params, rows, encode = case
+    with pytest.raises(ConfigError, match=r"merged_tokens=1\.5"):
+        compression.with_merged_tokens(encoder, 1.5)  # pyright: ignore[reportArgumentType]
     merged = compression.with_merged_tokens(encoder, 2)
     apply = jax.jit(lambda x: merged.module.apply(params, {"pixels": x}).embedding)
     assert 0.5 < drift(lambda x: encode(params, x), apply, rows, batch=20).cosine_mean < 1.0

@@ -28,7 +28,7 @@ def test_an_exit_is_the_tap_under_the_towers_own_head():
     shallow = depth.at_depth(encoder, 2)
     cut = depth.first_layers(params, 2)
     assert jax.tree.map(lambda s: s.shape, shallow.module.spec) == jax.tree.map(lambda p: p.shape, cut)
-    for layers in (0, 4):
+    for layers in (0, 4, 2.5):
         with pytest.raises(ConfigError, match="expected 1 to 3"):
             depth.at_depth(encoder, layers)
 

@@ -125,6 +125,8 @@ def test_what_is_refused(case):
             prune(encoder, params, heads=heads)
     with pytest.raises(ConfigError, match="drop=1"):
         most_important(np.ones(3), 1.0)
+    with pytest.raises(NonFiniteError, match="1 of 3 importances are NaN"):
+        most_important(np.array([1.0, np.nan, 0.0]), 0.5)
     for other in (siglip_vision(SiglipVisionConfig.tiny()), beit(BeitConfig.tiny())):
         with pytest.raises(ConfigError, match="layers alone"):
             prune(other, {"layers": {}}, neurons=np.zeros((3, 1), int))
