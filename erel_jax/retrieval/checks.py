@@ -1,4 +1,7 @@
-"""What vectors a search takes."""
+"""What vectors and counts a search takes."""
+
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 
@@ -17,26 +20,35 @@ def check_vectors(name: str, vectors: np.ndarray, width: int | None = None) -> N
 
     Raises:
         ConfigError: another shape, dtype or width.
-        NonFiniteError: NaN or infinity; names the first rows.
+        NonFiniteError: NaN or infinity, or a value that float32 cannot hold; names the first rows.
     """
     if vectors.ndim != 2 or not vectors.size or not np.issubdtype(vectors.dtype, np.floating):
         raise ConfigError(f"{name} are {vectors.dtype}{list(vectors.shape)}, expected float[N, E] with a row or more.")
     if width is not None and vectors.shape[1] != width:
         raise ConfigError(f"{name} have width {vectors.shape[1]}, but the corpus has {width}; use the same encoder.")
-    # A sum is finite only if all its terms are, and needs no array of the size of the data.
-    bad = np.flatnonzero(~np.isfinite(np.abs(vectors).sum(axis=1, dtype=np.float64)))
+    # Everything is scored in float32, where a larger float64 is infinite.
+    with np.errstate(over="ignore"):
+        bad = np.flatnonzero(~np.isfinite(np.abs(vectors).max(axis=1).astype(np.float32)))
     if len(bad):
         named = ", ".join(map(str, bad[:ROWS_NAMED])) + (", …" if len(bad) > ROWS_NAMED else "")
         raise NonFiniteError(
-            f"{len(bad)} of {len(vectors)} {name} hold NaN or infinity, in rows {named}. Leave them out."
+            f"{len(bad)} of {len(vectors)} {name} hold NaN or infinity, in rows {named}, as float32, which ends at "
+            "3.4e38. Leave them out, or scale all vectors down."
         )
 
 
-def check_count(k: int) -> None:
-    """Refuses a number of hits below 1.
+def check_count(k: Any, name: str = "k", least: int = 1) -> None:
+    """Refuses what is no whole number, or one that is too small.
+
+    Args:
+        k: the number.
+        name: of the argument, for the error.
+        least: the smallest that is allowed.
 
     Raises:
         ConfigError: with the number.
     """
-    if k < 1:
-        raise ConfigError(f"k is {k}, expected at least 1.")
+    if isinstance(k, bool) or not isinstance(k, Integral):
+        raise ConfigError(f"{name} is {k!r}, expected a whole number such as {max(least, 1)}; give it as an int.")
+    if int(k) < least:
+        raise ConfigError(f"{name} is {k}, expected at least {least}.")

@@ -70,19 +70,28 @@ def rescored(hits: Hits, vectors: np.ndarray, queries: np.ndarray, k: int) -> Hi
         k: hits to keep, at most as many as there are.
 
     Raises:
-        ConfigError: k is above the number of hits, or there is another number of queries.
+        ConfigError: k is above the number of hits, there is another number of queries, or the vectors are of another
+            width or fewer than the hits name.
     """
-    if not 1 <= k <= hits.rows.shape[1] or len(queries) != len(hits):
+    check_count(k)
+    vectors, queries = np.asanyarray(vectors), np.asarray(queries, np.float32)
+    if k > hits.rows.shape[1] or len(queries) != len(hits):
         raise ConfigError(
             f"k is {k} for {hits.rows.shape[1]} hits per query, and there are {len(queries)} queries for {len(hits)} "
             "rows of hits; expected k up to the hits, and the same queries."
+        )
+    last = hits.rows.max(initial=-1)
+    if queries.ndim != 2 or vectors.shape[1:] != queries.shape[1:] or last >= len(vectors):
+        raise ConfigError(
+            f"vectors have shape {vectors.shape} and queries {queries.shape}, for hits up to row {last}; expected "
+            "[N, E] and [Q, E] of one width, and all the rows that were searched."
         )
     if not len(vectors):
         return Hits(rows=hits.rows[:, :k], scores=hits.scores[:, :k])
     order = np.argsort(hits.rows, axis=1, kind="stable")
     rows = np.take_along_axis(hits.rows, order, axis=1)
     candidates = np.asarray(vectors[np.maximum(rows, 0)], np.float32)
-    scores = np.matmul(candidates, np.asarray(queries, np.float32)[:, :, None])[:, :, 0]
+    scores = np.matmul(candidates, queries[:, :, None])[:, :, 0]
     scores = np.where(rows >= 0, scores, -np.inf)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     scores, rows = (np.take_along_axis(side, best, axis=1) for side in (scores, rows))

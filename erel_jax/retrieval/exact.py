@@ -30,10 +30,9 @@ def search_exact(
     Ties stand in row order. Relation: `search_screened` finds the same several times as fast, with codes made before;
     `search_coded` searches rows stored in fewer bytes.
     """
-    if np.ndim(vectors) != 2 or block < 1:
-        raise ConfigError(
-            f"vectors have shape {np.shape(vectors)} and block is {block}, expected [N, E] and 1 or more."
-        )
+    vectors = np.asanyarray(vectors)
+    if vectors.ndim != 2 or block < 1:
+        raise ConfigError(f"vectors have shape {vectors.shape} and block is {block}, expected [N, E] and 1 or more.")
     for start in range(0, len(vectors), block):
         check_vectors(f"vectors from row {start}", vectors[start : start + block])
     return search_coded(Float32(vectors.shape[1]), {"values": vectors}, queries, k, mask=mask, block=block)

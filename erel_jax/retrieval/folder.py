@@ -7,16 +7,18 @@
 """
 
 import dataclasses
+import hashlib
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from erel_jax.artifacts import ArtifactDir, Verify, verify_manifest
-from erel_jax.errors import CorruptArtifactError
+from erel_jax.artifacts import MANIFEST_NAME, ArtifactDir, Manifest, Verify, verify_manifest
+from erel_jax.errors import ConfigError, CorruptArtifactError, suggest
 from erel_jax.retrieval.codes.described import CODES, described, restored
 from erel_jax.retrieval.index import Index, Measured, compacted
 from erel_jax.retrieval.metric import INNER_PRODUCT
@@ -69,7 +71,9 @@ def _save(folder: str | os.PathLike[str], index: Index, overwrite: bool) -> None
         "metric": index.metric,
         "made_by": index.made_by,
     }
-    with ArtifactDir(folder, kind=KIND, schema_version=SCHEMA, metadata=metadata, overwrite=overwrite) as artifact:
+    with ArtifactDir(
+        folder, kind=KIND, schema_version=SCHEMA, metadata=sealed(metadata), overwrite=overwrite
+    ) as artifact:
         np.save(artifact.file("ids.npy"), index.ids, allow_pickle=False)
         for name, values in index.stored.items():
             np.save(artifact.file(f"stored.{name}.npy"), values, allow_pickle=False)
@@ -89,21 +93,41 @@ def load_index(folder: str | os.PathLike[str], *, verify: Verify = "auto", mappe
         mapped: leave codes and vectors on disk, where a search reads them block by block; False reads them into memory.
 
     Raises:
+        ConfigError: `verify` is none of its choices.
         CorruptArtifactError: a file is missing or damaged, or the folder holds something else or another layout.
     """
+    if verify not in (choices := get_args(Verify)):
+        raise ConfigError(f"verify is {verify!r}. {suggest(str(verify), choices)}")
     restore(folder)
-    manifest, root = verify_manifest(folder, verify, kind=KIND), Path(folder)
+    manifest, source = verify_manifest(folder, verify, kind=KIND), Path(folder) / MANIFEST_NAME
+    about = manifest.metadata
+    if "sha256" in about and about != sealed(about):
+        raise CorruptArtifactError(
+            f"{source} is damaged: what it says of the index does not fit its checksum. Restore it from a copy, or "
+            "build the index again."
+        )
+    try:
+        return _restored(manifest, Path(folder), mapped)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptArtifactError(
+            f"{source} does not describe an index ({error!r}). Restore it from a copy, or build the index again."
+        ) from error
+
+
+def sealed(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata with a checksum of itself in `sha256`, because the manifest's checksums are of the other files alone."""
+    rest = {name: value for name, value in metadata.items() if name != "sha256"}
+    return rest | {"sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode("ascii")).hexdigest()}
+
+
+def _restored(manifest: Manifest, folder: Path, mapped: bool) -> Index:
     about = manifest.metadata
     if manifest.schema_version not in READS or about.get("code") not in CODES:
         raise CorruptArtifactError(
             f"{folder} has layout {manifest.schema_version} with code {about.get('code')!r}; this version reads "
             f"layouts {READS[0]} and {READS[1]} with {', '.join(CODES)}. Build the index again."
         )
-    loaded = {
-        name: np.load(root / name, mmap_mode="r" if mapped else None, allow_pickle=False)
-        for name in manifest.files
-        if name.endswith(".npy")
-    }
+    loaded = {name: _array(folder / name, mapped) for name in manifest.files if name.endswith(".npy")}
     arrays = {name[5:-4]: np.array(values) for name, values in loaded.items() if name.startswith("code.")}
     stored = {name: loaded[f"stored.{name}.npy"] for name in about["stored"]}
     ids = np.array(loaded["ids.npy"])
@@ -119,3 +143,12 @@ def load_index(folder: str | os.PathLike[str], *, verify: Verify = "auto", mappe
         metric=about.get("metric", INNER_PRODUCT),
         made_by=about.get("made_by"),
     )
+
+
+def _array(path: Path, mapped: bool) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise CorruptArtifactError(
+            f"{path} is no array ({error}). Restore it from a copy, or build the index again."
+        ) from error

@@ -7,31 +7,61 @@ import numpy as np
 from erel_jax.errors import ConfigError, DataError
 
 MISSING_NUMBER, MISSING_TEXT = -1, ""
+MOST = np.iinfo(np.int64).max
 
 
-def as_ids(ids: Sequence[int] | Sequence[str] | np.ndarray) -> np.ndarray:
-    """Ids as int64[N] or text[N].
+def as_ids(ids: Sequence[int] | Sequence[str] | np.ndarray, *, once: bool = True) -> np.ndarray:
+    """Ids as int64[N] or text[N]; no ids at all are int64[0] unless they come as an array of texts.
+
+    Args:
+        ids: the ids.
+        once: refuse an id that occurs twice.
 
     Raises:
-        ConfigError: they are neither whole numbers from 0 nor non-empty texts, or beyond 64 bits.
+        ConfigError: they are neither whole numbers from 0 nor non-empty texts without NUL, or beyond 63 bits.
         DataError: an id occurs twice; names it.
     """
-    found = np.asarray(ids)
+    try:
+        found = np.asarray(ids)
+    except ValueError as error:
+        raise ConfigError(f"ids are no list ({error}), expected [N] of whole numbers or of texts.") from error
+    if found.shape == (0,) and found.dtype.kind in "fO":
+        found = found.astype(np.int64)
     if found.ndim != 1 or found.dtype.kind not in "iuU":
-        raise ConfigError(f"ids are {found.dtype}{list(found.shape)}, expected [N] of whole numbers or of texts.")
+        raise _no_ids(ids, found)
     if found.dtype.kind == "U":
+        for row, one in enumerate(ids):
+            # NumPy turns numbers among texts into texts, and cuts NUL off the end of a text.
+            if not isinstance(one, str) or "\0" in one:
+                raise ConfigError(f"id {one!r} of row {row} is among texts, expected a text without NUL; change it.")
         empty = np.flatnonzero(found == MISSING_TEXT)
     else:
-        if found.dtype.kind == "u" and found.size and found.max() > np.iinfo(np.int64).max:
-            raise ConfigError(f"id {found.max()} does not fit in 63 bits; use texts for such ids.")
+        if found.dtype.kind == "u" and found.size and found.max() > MOST:
+            raise _too_large(int(found.max()))
         found = found.astype(np.int64)
         empty = np.flatnonzero(found < 0)
     if len(empty):
         raise ConfigError(f"id {found[empty[0]].item()!r} of row {empty[0]} is kept for `nothing found`; use another.")
-    unique, counts = np.unique(found, return_counts=True)
-    if len(unique) < len(found):
-        raise DataError(f"id {unique[counts > 1][0].item()!r} occurs {counts.max()} times, expected each id once.")
+    if once:
+        unique, counts = np.unique(found, return_counts=True)
+        if len(unique) < len(found):
+            raise DataError(f"id {unique[counts > 1][0].item()!r} occurs {counts.max()} times, expected each id once.")
     return found
+
+
+def _no_ids(ids: Sequence[int] | Sequence[str] | np.ndarray, found: np.ndarray) -> ConfigError:
+    if found.dtype.kind == "b":
+        return ConfigError(
+            f"ids are a mask, bool{list(found.shape)}, expected ids themselves: index.ids[mask] are those of a mask."
+        )
+    large = [one for one in ids if isinstance(one, int) and abs(one) > MOST] if found.ndim == 1 else []
+    if large:
+        return _too_large(large[0])
+    return ConfigError(f"ids are {found.dtype}{list(found.shape)}, expected [N] of whole numbers or of texts.")
+
+
+def _too_large(one: int) -> ConfigError:
+    return ConfigError(f"id {one} does not fit in 63 bits; use texts for such ids.")
 
 
 def ids_of(ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -48,6 +78,8 @@ def rows_of(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     Raises:
         DataError: an id is unknown, or of the other kind; names it.
     """
+    if not len(wanted):
+        return np.zeros(0, np.int64)
     if (ids.dtype.kind == "U") != (wanted.dtype.kind == "U"):
         raise DataError(f"ids are {ids.dtype}, but {wanted.dtype} was asked for; numbers and texts are different ids.")
     order = np.argsort(ids, kind="stable")

@@ -32,6 +32,8 @@ from erel_jax.retrieval.inverted import Lists, lists_of, search_inverted, shortl
 from erel_jax.retrieval.metric import INNER_PRODUCT, check_same, prepared
 
 SAMPLE, TOP = 100, 10
+LONGEST = 1e15
+"""Length of rows that are brought to 1 before they are queries to measure with, as are those below its inverse."""
 AGAIN = 4
 """Hits per wanted hit that are scored again where vectors are kept."""
 
@@ -147,12 +149,9 @@ def build_index(
     if len(ids) != len(vectors):
         raise ConfigError(f"got {len(ids)} ids and {len(vectors)} vectors, expected one id per vector.")
     check_wanted(wanted_recall)
+    check_count(sample, "sample", least=0)
     code = Float32(vectors.shape[1]) if code is None else code
-    if isinstance(code, type) or not hasattr(code, "encode"):
-        raise ConfigError(
-            f"code is {code!r}, expected one that is made for a width or fitted to a sample, such as eden(256) or "
-            "product(sample, 32)."
-        )
+    check_code(code)
     begun = time.perf_counter()
     index = Index(
         code=code,
@@ -174,7 +173,7 @@ def search_index(
     queries: np.ndarray,
     k: int,
     *,
-    among: np.ndarray | None = None,
+    among: Sequence[int] | Sequence[str] | np.ndarray | None = None,
     made_by: str | None = None,
     metric: str | None = None,
 ) -> Found:
@@ -184,12 +183,14 @@ def search_index(
         index: where to search.
         queries: float[Q, E].
         k: hits per query; where vectors are kept, four times as many are found by code and scored again.
-        among: ids that may be found; None allows all. Unknown ones are an error.
+        among: ids that may be found, as `index.ids[mask]` where there is a mask; None allows all, an empty list
+            nothing. Unknown ones are an error.
         made_by: fingerprint of the encoder of the queries; None where it is not known.
         metric: what the caller takes scores for; None takes what the index has.
 
     Raises:
-        ConfigError, NonFiniteError: as `search_coded`, or the index has another encoder or metric.
+        ConfigError, NonFiniteError: as `search_coded`, the index has another encoder or metric, or `among` holds no
+            ids.
         DataError: an unknown id in `among`.
     """
     check_same(index.made_by, made_by, "encoder")
@@ -199,7 +200,7 @@ def search_index(
     mask = index.alive
     if among is not None:
         mask = np.zeros(len(index.ids), bool)
-        mask[rows_of(index.ids, np.asarray(among))] = True
+        mask[rows_of(index.ids, as_ids(among, once=False))] = True
         mask &= index.alive
     hits = _hits(index, queries, k, mask)
     return Found(ids=ids_of(index.ids, hits.rows), scores=hits.scores)
@@ -208,14 +209,17 @@ def search_index(
 def add(
     index: Index, ids: Sequence[int] | Sequence[str] | np.ndarray, vectors: np.ndarray, *, made_by: str | None = None
 ) -> Index:
-    """The index with more rows; nothing that is stored is encoded again.
+    """The index with more rows; nothing that is stored is encoded again. No ids and no vectors change nothing.
 
     Raises:
         ConfigError, NonFiniteError: as `build_index`, ids of the other kind, or another encoder.
         DataError: an id is there already; delete it first.
     """
     check_same(index.made_by, made_by, "encoder")
-    new, vectors = as_ids(ids), prepared("vectors", vectors, index.metric, index.code.width)
+    new = as_ids(ids)
+    if not len(new) and np.shape(vectors)[:1] == (0,):
+        return index
+    vectors = prepared("vectors", vectors, index.metric, index.code.width)
     if len(new) != len(vectors) or (new.dtype.kind == "U") != (index.ids.dtype.kind == "U"):
         raise ConfigError(
             f"got {len(new)} ids of {new.dtype} for {len(vectors)} vectors; expected one per vector, like "
@@ -237,6 +241,7 @@ def delete(index: Index, ids: Sequence[int] | Sequence[str] | np.ndarray) -> Ind
     """The index without some ids; they are masked at once and leave with `compacted`.
 
     Raises:
+        ConfigError: as `as_ids`.
         DataError: an id is unknown or was deleted before.
     """
     present = np.flatnonzero(index.alive)
@@ -257,7 +262,8 @@ def probing(index: Index, probes: int, *, margin: float | None = None) -> Index:
         ConfigError: the index has no lists, or fewer than `probes`, or the margin is negative.
     """
     code = index.code
-    if not isinstance(code, Inverted) or not 1 <= probes <= len(code.centroids):
+    check_count(probes, "probes")
+    if not isinstance(code, Inverted) or probes > len(code.centroids):
         most = len(code.centroids) if isinstance(code, Inverted) else 0
         raise ConfigError(f"got {probes} probes for an index of {most} lists, expected 1 to the number of lists.")
     if margin is not None and not margin >= 0:
@@ -300,6 +306,19 @@ def _hits(index: Index, queries: np.ndarray, k: int, mask: np.ndarray) -> Hits:
     return rescored(close, vectors, queries, k)
 
 
+def check_code(code: object) -> None:
+    """Refuses what is no code: a name, a class, or nothing.
+
+    Raises:
+        ConfigError: says how codes are made.
+    """
+    if isinstance(code, type) or not hasattr(code, "project"):
+        raise ConfigError(
+            f"code is {code!r}, expected one that is made for a width or fitted to a sample, such as "
+            "Int8PerVector(256), eden(256) or product(sample, 32), from erel_jax.retrieval.codes."
+        )
+
+
 def check_wanted(recall: float | None) -> None:
     """Refuses a recall that nothing can reach.
 
@@ -319,10 +338,13 @@ def noisy_rows(vectors: np.ndarray, sample: int) -> np.ndarray:
     """
     draw = np.random.default_rng(0)
     rows = np.sort(draw.choice(len(vectors), min(sample, len(vectors)), replace=False))
-    near = np.asarray(vectors[rows], np.float32)
-    noise = draw.standard_normal(near.shape).astype(np.float32)
-    lengths = np.linalg.norm(near, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
-    return near + 0.2 * lengths * noise
+    near = np.asarray(vectors[rows], np.float64)
+    noise = draw.standard_normal(near.shape)
+    lengths = np.linalg.norm(near, axis=1, keepdims=True)
+    queries = near + 0.2 * lengths / np.linalg.norm(noise, axis=1, keepdims=True) * noise
+    # Products of such rows with each other leave float32. What a query finds does not depend on its length.
+    extreme = (lengths > LONGEST) | ((lengths > 0) & (lengths < 1 / LONGEST))
+    return (queries / np.where(extreme, lengths, 1)).astype(np.float32)
 
 
 def measured_with(

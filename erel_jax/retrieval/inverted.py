@@ -133,8 +133,12 @@ def _found(code: Inverted, lists: Lists, queries: np.ndarray, k: int, mask: np.n
     check_vectors("queries", queries, code.width)
     check_count(k)
     allowed = None
-    if mask is not None and not np.all(mask):
-        allowed = jnp.asarray(np.asarray(mask)[np.maximum(np.asarray(lists.rows), 0)])
+    if mask is not None:
+        filed = int(np.asarray(lists.filled).sum())
+        if np.shape(mask) != (filed,):
+            raise ConfigError(f"mask has shape {np.shape(mask)}, expected ({filed},): one bool per row.")
+        if not np.all(mask):
+            allowed = jnp.asarray(np.asarray(mask, bool)[np.maximum(np.asarray(lists.rows), 0)])
     queries = np.asarray(queries, np.float32)
     values, near = (np.asarray(side) for side in _nearest(code, queries))
     if code.margin is not None:

@@ -21,7 +21,7 @@ def check_metric(metric: str) -> None:
         ConfigError: names the known ones.
     """
     if metric not in METRICS:
-        raise ConfigError(f"metric is {metric!r}. {suggest(metric, METRICS)}")
+        raise ConfigError(f"metric is {metric!r}. {suggest(str(metric), METRICS)}")
 
 
 def prepared(name: str, vectors: np.ndarray, metric: str, width: int | None = None) -> np.ndarray:

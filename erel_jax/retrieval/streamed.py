@@ -15,13 +15,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from erel_jax.artifacts import ArtifactDir
-from erel_jax.errors import DataError
+from erel_jax.errors import ConfigError, DataError
+from erel_jax.retrieval.checks import check_count
 from erel_jax.retrieval.codes.code import Code
 from erel_jax.retrieval.codes.described import described
 from erel_jax.retrieval.exact import search_exact
-from erel_jax.retrieval.folder import KIND, SCHEMA
+from erel_jax.retrieval.folder import KIND, SCHEMA, sealed
 from erel_jax.retrieval.ids import as_ids
-from erel_jax.retrieval.index import SAMPLE, TOP, Index, Measured, check_wanted, measured_with, noisy_rows
+from erel_jax.retrieval.index import SAMPLE, TOP, Index, Measured, check_code, check_wanted, measured_with, noisy_rows
 from erel_jax.retrieval.metric import INNER_PRODUCT, check_metric, prepared
 from erel_jax.retrieval.writer import only_writer
 
@@ -62,6 +63,10 @@ def write_index(
     ids = as_ids(ids)
     check_metric(metric)
     check_wanted(wanted_recall)
+    check_count(sample, "sample", least=0)
+    check_code(code)
+    if not len(ids):
+        raise ConfigError("got no ids, expected 1 or more.")
     about, arrays = described(code)
     metadata: dict[str, Any] = about | {"measured": None, "rows": len(ids), "metric": metric, "made_by": made_by}
     with (
@@ -74,11 +79,12 @@ def write_index(
         with ExitStack() as stack:
             files = _Files(artifact, stack, len(ids))
             exact, seconds = _encoded(files, len(ids), blocks, code, metric, keep_vectors, sample)
-        artifact.metadata["stored"] = files.stored()
-        if exact is None:
-            return None
-        measured = exact.measured(code, ids, artifact.path, files.stored(), seconds, wanted_recall)
-        artifact.metadata["measured"] = dataclasses.asdict(measured)
+        metadata["stored"] = files.stored()
+        measured = None
+        if exact is not None:
+            measured = exact.measured(code, ids, artifact.path, files.stored(), seconds, wanted_recall)
+            metadata["measured"] = dataclasses.asdict(measured)
+        artifact.metadata = sealed(metadata)
     return measured
 
 

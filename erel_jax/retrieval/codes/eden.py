@@ -21,7 +21,7 @@ import numpy as np
 from flax import struct
 
 from erel_jax.errors import ConfigError
-from erel_jax.retrieval.checks import check_vectors
+from erel_jax.retrieval.checks import check_count, check_vectors
 from erel_jax.retrieval.codes.bits import pack, packed_bytes, unpack
 from erel_jax.retrieval.codes.rotation import random_rotation
 
@@ -60,7 +60,10 @@ class Eden:
         """See `Code.encode`: `codes` uint8[N, b · ⌈E / 8⌉] and `factor` float32[N]; zero rows have factor 0."""
         vectors = np.asarray(vectors)
         check_vectors("vectors", vectors, self.width)
-        turned = np.asarray(vectors, np.float32) @ np.asarray(self.rotation).T
+        rows = np.asarray(vectors, np.float32)
+        # Squares leave float32 beyond 1e19 and below 1e-19; a power of two takes no digit away.
+        power = np.frexp(np.abs(rows).max(axis=1, keepdims=True))[1]
+        turned = np.ldexp(rows, -power) @ np.asarray(self.rotation).T
         norms = np.linalg.norm(turned, axis=1, keepdims=True)
         levels = np.asarray(self.levels)
         units = turned * (np.sqrt(self.width) / np.where(norms > 0, norms, 1))
@@ -71,7 +74,7 @@ class Eden:
             factor = np.square(norms[:, 0]) / np.where(along > 0, along, 1)
         else:
             factor = along / np.einsum("ne,ne->n", nearest, nearest)
-        factor = np.where(norms[:, 0] > 0, factor, 0)
+        factor = np.ldexp(np.where(norms[:, 0] > 0, factor, 0), power[:, 0])
         return {"codes": pack(chosen, self.bits), "factor": factor.astype(np.float32)}
 
     def decode(self, stored: Mapping[str, Any]) -> jax.Array:
@@ -95,6 +98,8 @@ def eden(width: int, bits: int = 4, *, unbiased: bool = True, seed: int = 0) -> 
     Raises:
         ConfigError: the bits or the width are out of range.
     """
+    # Here, because the cache of levels takes 2.0 and True for 2 and 1.
+    check_count(bits, "bits")
     return Eden(
         rotation=jnp.asarray(random_rotation(width, seed)),
         levels=jnp.asarray(normal_levels(bits), jnp.float32),

@@ -18,7 +18,7 @@ from flax import struct
 
 from erel_jax import kmeans
 from erel_jax.errors import ConfigError
-from erel_jax.retrieval.checks import check_vectors
+from erel_jax.retrieval.checks import check_count, check_vectors
 from erel_jax.retrieval.codes.code import Code, scores_of
 from erel_jax.retrieval.codes.int8 import Int8PerVector
 from erel_jax.retrieval.codes.reduced import rotated
@@ -111,8 +111,10 @@ def inverted(
             another width.
     """
     sample = np.asarray(sample)
-    if lists < 1 or not 1 <= probes <= lists:
-        raise ConfigError(f"got {lists} lists and {probes} probes, expected a list or more, and 1 to {lists} probes.")
+    check_count(lists, "lists")
+    check_count(probes, "probes")
+    if probes > lists:
+        raise ConfigError(f"got {lists} lists and {probes} probes, expected 1 to {lists} probes.")
     check_fit(sample, lists, iterations)
     rows = np.asarray(sample, np.float32)
     centroids = kmeans.fitted(rows, kmeans.first_rows(rows, lists, seed), iterations=iterations, seed=seed)

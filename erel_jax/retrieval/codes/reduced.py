@@ -59,8 +59,7 @@ class Reduced:
         rows = np.asarray(vectors, np.float32)
         kept = rows[:, : self.inner.width] if self.basis is None else rows @ np.asarray(self.basis)
         if kept.shape[1] < self.width:
-            lengths = np.linalg.norm(kept, axis=1, keepdims=True)
-            kept = kept / np.where(lengths > 0, lengths, 1)
+            kept = _unit(kept, np)
         return kept
 
     def decode(self, stored: Mapping[str, Any]) -> jax.Array:
@@ -74,8 +73,7 @@ class Reduced:
         else:
             kept = jnp.matmul(queries, self.basis, precision=jax.lax.Precision.HIGHEST)
         if kept.shape[1] < self.width:
-            lengths = jnp.linalg.norm(kept, axis=1, keepdims=True)
-            kept = kept / jnp.where(lengths > 0, lengths, 1.0)
+            kept = _unit(kept, jnp)
         return self.inner.project(kept)
 
     def score(self, asked: jax.Array, stored: Mapping[str, Any]) -> jax.Array:
@@ -125,6 +123,15 @@ def rotated(width: int, inner: Callable[[int], Code], *, seed: int = 0) -> Reduc
         ConfigError: as `random_rotation` and `truncated`.
     """
     return _composed(inner, width, width, random_rotation(width, seed).T)
+
+
+def _unit(rows: Any, xp: Any) -> Any:
+    """Rows of length one, zeros left as they are; `xp` is NumPy or its JAX twin."""
+    # By the largest value first: squares leave float32 beyond 1e19 and below 1e-19.
+    largest = xp.max(xp.abs(rows), axis=1, keepdims=True)
+    rows = rows / xp.where(largest > 0, largest, 1.0)
+    lengths = xp.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / xp.where(lengths > 0, lengths, 1.0)
 
 
 def _composed(inner: Callable[[int], Code], width: int, kept: int, basis: np.ndarray | None) -> Reduced:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from erel_jax.errors import ConfigError
+from erel_jax.retrieval.checks import check_count
 
 
 def random_rotation(width: int, seed: int = 0) -> np.ndarray:
@@ -13,12 +13,11 @@ def random_rotation(width: int, seed: int = 0) -> np.ndarray:
         seed: equal seeds give equal matrices.
 
     Raises:
-        ConfigError: the width is below 1.
+        ConfigError: the width is no whole number or below 1.
 
     Reference: QR of a normal matrix with the signs of R's diagonal (Mezzadri 2007).
     """
-    if width < 1:
-        raise ConfigError(f"width is {width}, expected at least 1.")
+    check_count(width, "width")
     drawn = np.random.default_rng(seed).standard_normal((width, width))
     q, r = np.linalg.qr(drawn)
     return (q * np.where(np.diagonal(r) < 0, -1.0, 1.0)).astype(np.float32)

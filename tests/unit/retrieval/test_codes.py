@@ -11,11 +11,14 @@ from erel_jax.retrieval.codes import (
     Binary,
     Float32,
     Int8PerVector,
+    Reduced,
     eden,
     int8_per_dimension,
     normal_levels,
+    principal,
     product,
     residual,
+    truncated,
 )
 from erel_jax.retrieval.codes.bits import pack, unpack
 from erel_jax.retrieval.codes.rotation import random_rotation
@@ -151,6 +154,26 @@ def test_scoring_again_keeps_empty_places_last() -> None:
     assert (again.rows[:, 3:] == -1).all() and (again.rows[:, :3] >= 0).all()
     with pytest.raises(ConfigError, match="k is 7"):
         rescored(search_exact(vectors, queries, 6), vectors, queries, 7)
+    for other in (vectors[:, :8], vectors[:2], vectors[:0], vectors[0]):
+        with pytest.raises(ConfigError, match="of one width, and all the rows"):
+            rescored(search_exact(vectors, queries, 3), other, queries, 2)
+
+
+@pytest.mark.parametrize("scale", [1e25, 1e-25])
+@pytest.mark.parametrize(
+    "code",
+    [eden(WIDTH, 4), eden(WIDTH, 4, unbiased=False), truncated(WIDTH, 12, eden), principal(drawn(200), 12)],
+    ids=["eden", "biased", "truncated", "principal"],
+)
+def test_the_length_of_vectors_does_not_change_their_order(code, scale) -> None:
+    vectors, queries = drawn(200), drawn(5, seed=3)
+    usual, other = (search_coded(code, code.encode(vectors * np.float32(by)), queries, 10) for by in (1, scale))
+    np.testing.assert_array_equal(other.rows, usual.rows)
+    if isinstance(code, Reduced):
+        asked = code.project(jnp.asarray(queries * np.float32(scale)))
+        np.testing.assert_allclose(asked, code.project(jnp.asarray(queries)), atol=1e-6)
+    else:
+        np.testing.assert_allclose(other.scores, usual.scores * scale, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("bits", "width"), [(1, 8), (3, 13), (8, 5)])

@@ -13,11 +13,23 @@ from erel_jax.retrieval import (
     compacted,
     delete,
     load_index,
+    probing,
+    rescored,
     save_index,
     search_exact,
     search_index,
+    write_index,
 )
-from erel_jax.retrieval.codes import Binary, Float32, Int8PerVector, eden, int8_per_dimension, product, residual
+from erel_jax.retrieval.codes import (
+    Binary,
+    Float32,
+    Int8PerVector,
+    eden,
+    int8_per_dimension,
+    inverted,
+    product,
+    residual,
+)
 
 WIDTH = 16
 
@@ -156,3 +168,73 @@ def test_scoring_again_finds_what_exact_search_finds() -> None:
     found, truth = search_index(index, queries, 10), search_exact(vectors, queries, 10)
     np.testing.assert_array_equal(found.ids, truth.rows)
     np.testing.assert_allclose(found.scores, truth.scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("ids", [list(range(5)), [f"item {i}" for i in range(5)]], ids=["numbers", "texts"])
+def test_what_names_no_ids_is_refused_and_no_ids_are_none(ids) -> None:
+    index = build_index(ids, drawn(5), sample=0)
+    cases: list[tuple[Any, str]] = [
+        (np.arange(5) < 2, r"mask.*index\.ids\[mask\]"),
+        (5, "expected \\[N\\]"),
+        ([[1, 2]], "int64\\[1, 2\\]"),
+        ([[1], [2, 3]], "no list"),
+        ([None], "object"),
+        ([1.5], "float64"),
+        ([2**70], "63 bits"),
+        ([2**63, 5], f"id {2**63} does not fit in 63 bits"),
+        ([1, "a"], "id 1 of row 0 is among texts"),
+        (["b\0"], "without NUL"),
+    ]
+    for given, words in cases:
+        for use in (
+            lambda given=given: search_index(index, drawn(1), 3, among=given),
+            lambda given=given: delete(index, given),
+        ):
+            with pytest.raises(ConfigError, match=words):
+                use()
+    found = search_index(index, drawn(1), 3, among=[])
+    assert set(found.ids.ravel().tolist()) <= {-1, ""} and (found.scores == -np.inf).all()
+    assert search_index(index, drawn(1), 2, among=[ids[3], ids[3]]).ids[0, 0] == ids[3]
+    for same in (delete(index, []), add(index, [], np.zeros((0, WIDTH), np.float32))):
+        assert same.ids.tolist() == ids and same.alive.all()
+    with pytest.raises(ConfigError, match=r"0 ids .* for 1 vectors"):
+        add(index, [], drawn(1))
+
+
+@pytest.mark.parametrize("count", [2.5, 2.0, "3", None, True], ids=repr)
+def test_a_count_is_a_whole_number(count) -> None:
+    index, hits = build_index(range(5), drawn(5), sample=0), search_exact(drawn(5), drawn(1), 4)
+    for use in (
+        lambda: search_index(index, drawn(1), count),
+        lambda: search_exact(drawn(5), drawn(1), count),
+        lambda: rescored(hits, drawn(5), drawn(1), count),
+        lambda: eden(WIDTH, count),
+        lambda: inverted(drawn(20), count, probes=1),
+        lambda: inverted(drawn(20), 4, probes=count),
+        lambda: probing(index, count),
+        lambda: build_index(range(5), drawn(5), sample=count),
+    ):
+        with pytest.raises(ConfigError, match="expected a whole number"):
+            use()
+    assert search_index(index, drawn(1), np.int32(2)).ids.shape == (1, 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("code", ["int8", Int8PerVector, None], ids=str)
+def test_a_name_is_no_code(tmp_path, code) -> None:
+    with pytest.raises(ConfigError, match=r"such as Int8PerVector\(256\)"):
+        write_index(tmp_path / "index", range(5), [drawn(5)], code=code)
+    if code is not None:
+        with pytest.raises(ConfigError, match=r"such as Int8PerVector\(256\)"):
+            build_index(range(5), drawn(5), code=code)
+    for options, words in (({"metric": None}, "metric is None"), ({"sample": -5}, "sample is -5")):
+        with pytest.raises(ConfigError, match=words):
+            build_index(range(5), drawn(5), **options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="got no ids"):
+        write_index(tmp_path / "index", [], [], code=Float32(WIDTH))
+    assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e-30])
+def test_very_long_and_very_short_rows_are_measured_like_others(scale) -> None:
+    usual, other = (build_index(range(200), drawn(200) * np.float32(by)).measured for by in (1, scale))
+    assert usual is not None and other is not None and other.recall == usual.recall == 1.0

@@ -57,6 +57,42 @@ def test_every_file_is_covered_by_a_checksum(folder) -> None:
         load_index(folder)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [('"made_by"', '"lade_by"'), ('"bits": 2', '"bits": 3'), ('"inner_product"', '"cosine"')]
+)
+def test_a_manifest_that_says_something_else_is_found(folder, old, new) -> None:
+    path = folder / "manifest.json"
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+    for verify in ("auto", "size", "off"):
+        with pytest.raises(CorruptArtifactError, match=r"manifest\.json is damaged"):
+            load_index(folder, verify=verify)
+
+
+@pytest.mark.parametrize("name", ["stored", "settings", "rows", "measured"])
+@pytest.mark.parametrize("value", [None, 7, "x", {"x": 1}], ids=repr)
+def test_without_a_checksum_a_manifest_may_be_old_but_not_broken(folder, name, value) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["metadata"]["sha256"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert load_index(folder).made_by == "a" * 8
+    if name == "measured" and value is None:
+        del manifest["metadata"][name]
+    else:
+        manifest["metadata"][name] = value
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CorruptArtifactError):
+        load_index(folder)
+
+
+def test_how_to_verify_is_one_of_its_choices_and_what_is_no_array_is_named(folder) -> None:
+    with pytest.raises(ConfigError, match=r"verify is 'bogus'.*auto, full, size, off"):
+        load_index(folder, verify="bogus")  # type: ignore[arg-type]
+    (folder / "ids.npy").write_bytes(b"no array")
+    with pytest.raises(CorruptArtifactError, match=r"ids\.npy is no array"):
+        load_index(folder, verify="off")
+
+
 def test_a_second_writer_is_refused_and_the_index_stays_usable(folder) -> None:
     index = load_index(folder)
     with writing(folder) as save:
@@ -129,7 +165,8 @@ def test_cosine_brings_both_sides_to_length_one(tmp_path, keep) -> None:
 
 def test_layout_one_is_still_read(folder) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["metadata"]["metric"], manifest["metadata"]["made_by"]
+    for later in ("metric", "made_by", "sha256"):
+        del manifest["metadata"][later]
     (folder / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 1}))
     assert (load_index(folder).metric, load_index(folder).made_by) == ("inner_product", None)
     (folder / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 9}))

@@ -181,7 +181,7 @@ def test_a_low_recall_says_to_look_into_more_lists() -> None:
 
 def test_bad_lists_are_refused() -> None:
     for lists, probes in ((0, 1), (4, 5), (4, 0)):
-        with pytest.raises(ConfigError, match="probes"):
+        with pytest.raises(ConfigError, match=r"lists is 0|probes"):
             inverted(VECTORS, lists, probes=probes)
     with pytest.raises(ConfigError, match="5 rows, expected at least 8"):
         inverted(VECTORS[:5], 8)
@@ -251,3 +251,15 @@ def test_margins_that_cannot_be_are_refused() -> None:
         probing(index, 1, margin=-1)
     changed = probing(index, 2, margin=0.5).code
     assert isinstance(changed, Inverted) and (changed.probes, changed.margin) == (2, 0.5)
+
+
+@pytest.mark.parametrize("search", [search_inverted, shortlist_inverted])
+def test_a_mask_has_one_truth_per_row(search) -> None:
+    code = fitted(probes=LISTS)
+    lists = lists_of(code, code.encode(VECTORS), block=32)
+    mask = np.arange(len(VECTORS)) % 3 == 0
+    expected = search(code, lists, QUERIES, 5, mask=mask)
+    np.testing.assert_array_equal(search(code, lists, QUERIES, 5, mask=2 * mask.astype(int)).rows, expected.rows)
+    for odd in (mask[:-1], mask[:, None], True):
+        with pytest.raises(ConfigError, match="one bool per row"):
+            search(code, lists, QUERIES, 5, mask=odd)

@@ -93,6 +93,24 @@ def test_what_is_no_vector_is_refused(search) -> None:
             search(vectors, odd, 1)
 
 
+@pytest.mark.parametrize("search", [exact, screened])
+def test_what_float32_cannot_hold_is_refused(search) -> None:
+    vectors, queries = drawn(150).astype(np.float64), drawn(2)
+    vectors[9, 2] = 1e300
+    with pytest.raises(NonFiniteError, match=r"rows 9, as float32"):
+        search(vectors, queries, 1)
+    with pytest.raises(NonFiniteError, match="queries"):
+        search(drawn(150), vectors[8:10], 1)
+
+
+def test_exact_search_takes_lists() -> None:
+    vectors, queries = drawn(20), drawn(2, seed=1)
+    np.testing.assert_array_equal(
+        search_exact(vectors.tolist(), queries.tolist(), 3).rows,  # type: ignore[arg-type]
+        search_exact(vectors, queries, 3).rows,
+    )
+
+
 def test_a_short_list_of_one_group_finds_what_is_in_it() -> None:
     vectors, queries = drawn(640), drawn(3, seed=4)
     found = search_screened(screened_corpus(vectors, block=128), queries, 3, shortlist=1)

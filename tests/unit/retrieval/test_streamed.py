@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from erel_jax.artifacts import read_manifest
 from erel_jax.errors import ConfigError, DataError, NonFiniteError
 from erel_jax.retrieval import (
     build_index,
@@ -87,6 +88,7 @@ def test_an_index_written_by_blocks_is_the_one_built_at_once(tmp_path, code, met
     # Queries are noisy rows of the first block here and of all rows there.
     assert abs(measured.recall - whole.recall) < 0.25 and measured.bytes_per_vector == whole.bytes_per_vector
     assert load_index(tmp_path / "blocks").measured == measured
+    assert "sha256" in read_manifest(tmp_path / "blocks").metadata
     for path in (tmp_path / "whole").glob("*.npy"):
         np.testing.assert_array_equal(np.load(tmp_path / "blocks" / path.name), np.load(path))
     mapped, resident = (load_index(tmp_path / "blocks", mapped=choice) for choice in (True, False))
