@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,7 @@ __all__ = [
     "Manifest",
     "RunLock",
     "cache_folder",
+    "check_replaceable",
     "check_writable",
     "process_runs",
     "read_manifest",
@@ -112,14 +113,15 @@ class ArtifactDir:
     removes the temporary directory and keeps an older artifact of the same name.
 
     Args:
-        path: Final directory. Its parent is created when missing.
+        path: Final directory, or a symbolic link to it. Its parent is created when missing.
         kind: What the directory holds; `verify_manifest` can insist on it.
         schema_version: Layout version of this kind.
         metadata: JSON values stored in the manifest; may be added to inside the block.
-        overwrite: Replace an existing directory. Without it an existing one is refused.
+        overwrite: Replace an existing directory of this kind. Without it an existing one is refused.
 
     Raises:
-        ConfigError: The directory exists and `overwrite` is false.
+        ConfigError: The directory exists and `overwrite` is false, or it cannot be made; on leaving the block, it holds
+            something else (see `check_replaceable`).
     """
 
     def __init__(
@@ -131,7 +133,7 @@ class ArtifactDir:
         metadata: Mapping[str, Any] | None = None,
         overwrite: bool = False,
     ) -> None:
-        self.final = Path(path)
+        self.final = Path(os.path.realpath(path))  # behind a link: the link itself stays what it is
         self.path = self.final.with_name(f"{self.final.name}.tmp-{os.getpid()}")
         self.kind = kind
         self.schema_version = schema_version
@@ -141,7 +143,13 @@ class ArtifactDir:
     def __enter__(self) -> Self:
         if self.final.exists() and not self.overwrite:
             raise ConfigError(f"{self.final} exists already. Choose another name, or ask to overwrite it.")
-        self.final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.final.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise ConfigError(
+                f"{self.final} cannot be made: {self.final.parent} is or lies below a file, expected a folder. Choose "
+                "another name."
+            ) from None
         if self.path.exists():
             shutil.rmtree(self.path)
         self.path.mkdir()
@@ -185,6 +193,7 @@ class ArtifactDir:
             "metadata": self.metadata,
             "files": files,
         }
+        check_replaceable(self.final, self.kind, files)
         write_text_atomic(self.path / MANIFEST_NAME, json.dumps(document, indent=1, sort_keys=True) + "\n")
         replaced = self.final.with_name(f"{self.final.name}.old-{os.getpid()}")
         if self.final.exists():
@@ -197,6 +206,40 @@ class ArtifactDir:
             raise
         _sync_folder(self.final.parent)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def check_replaceable(path: str | os.PathLike[str], kind: str, files: Collection[str] = ()) -> None:
+    """Refuse to put an artifact in the place of something else.
+
+    Args:
+        path: Where the artifact shall lie.
+        kind: What it holds.
+        files: Names of its files: a directory with these at its top, and no others, is the same artifact with a damaged
+            manifest.
+
+    Raises:
+        ConfigError: A file is there, or a directory that is neither empty nor an artifact of this kind, or one that
+            this process runs in.
+    """
+    final = Path(os.path.realpath(path))
+    if Path.cwd().is_relative_to(final):
+        raise ConfigError(f"{final} is the folder this process runs in, or above it. Name a folder to make below it.")
+    if not final.exists() or (final.is_dir() and not any(final.iterdir())):
+        return
+    try:
+        holds = read_manifest(final).kind
+        if holds == kind:
+            return
+        found = f"holds {holds!r}"
+    except CorruptArtifactError:
+        names = {entry.name for entry in final.iterdir()} if final.is_dir() else set()
+        if files and names - {MANIFEST_NAME} == {name.split("/")[0] for name in files}:
+            return
+        found = "holds something else" if final.is_dir() else "is a file"
+    raise ConfigError(
+        f"{final} {found}, expected an artifact of kind {kind!r}, an empty folder or nothing; it is left "
+        "as it is. Choose another name, or move it away yourself."
+    )
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:

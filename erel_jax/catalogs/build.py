@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from erel_jax.artifacts import write_text_atomic
+from erel_jax.artifacts import check_replaceable, write_text_atomic
 from erel_jax.catalogs.config import IndexConfig
+from erel_jax.catalogs.plan import check_described
 from erel_jax.catalogs.shards import Catalog, read_catalog
 from erel_jax.errors import ConfigError, CorruptArtifactError
 from erel_jax.folders import check_writable
@@ -27,6 +29,7 @@ from erel_jax.retrieval.codes import (
     product,
     residual,
 )
+from erel_jax.retrieval.folder import KIND
 from erel_jax.retrieval.streamed import write_index
 
 ORIGIN = "catalog.json"
@@ -75,15 +78,23 @@ def build(config: IndexConfig, console: Console) -> Index:
         console: where the measurements go.
 
     Raises:
-        ConfigError: the output folder is there already or cannot be written, or `vectors` is no output of `erel embed`.
+        ConfigError: the output folder is there already, holds something else, contains or lies inside `vectors`, or
+            cannot be written, or `vectors` is no output of `erel embed`.
         DataError: the embedding is not finished, or empty.
         CorruptArtifactError: a shard is damaged.
     """
+    out, vectors = (Path(os.path.realpath(path)) for path in (config.out, config.vectors))
+    if out.is_relative_to(vectors) or vectors.is_relative_to(out):
+        raise ConfigError(
+            f"--out {config.out} equals, contains or lies inside --vectors {config.vectors}, expected another folder: "
+            "the vectors could be lost. Choose one beside them."
+        )
     if config.out.exists() and not config.out.is_dir():
         raise ConfigError(f"{config.out} is a file, expected a folder for the index. Choose another --out.")
     if config.out.exists() and any(config.out.iterdir()) and not config.overwrite:
         raise ConfigError(f"{config.out} is there already. Choose another --out, or replace it with --overwrite.")
-    check_writable(config.out.absolute().parent)
+    check_replaceable(config.out, KIND)
+    check_writable(out.parent)
     catalog = read_catalog(config.vectors)
     rows, width = len(catalog.ids), catalog.plan.model["width"]
     console.print(f"{rows:,} vectors of {width} dimensions, code {config.code}.", highlight=False)
@@ -140,7 +151,7 @@ def read_origin(folder: Path) -> dict[str, Any]:
     path = folder / ORIGIN
     try:
         document = json.loads(path.read_text("utf-8"))
-        return {"model": dict(document["model"]), "source": dict(document["source"])}
+        return {part: check_described(part, document[part]) for part in ("model", "source")}
     except FileNotFoundError:
         return {"model": {}, "source": {}}
     except (OSError, ValueError, KeyError, TypeError) as error:

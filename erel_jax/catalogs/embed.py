@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,9 +15,9 @@ from erel_jax.catalogs.encode import Meter, encode_shard, time_shape
 from erel_jax.catalogs.inputs import Preparation
 from erel_jax.catalogs.leases import Leases
 from erel_jax.catalogs.models import load_embedder, modalities_of
-from erel_jax.catalogs.plan import Plan, agree
+from erel_jax.catalogs.plan import Plan, agree, check_unchanged
 from erel_jax.catalogs.report import ProgressShown, estimate, print_summary
-from erel_jax.catalogs.shards import LEASES, done_shards, finish, write_shard
+from erel_jax.catalogs.shards import LEASES, LEFT_OUT, done_shards, finish, write_shard
 from erel_jax.data.catalog_sources import Source, open_source
 from erel_jax.errors import ConfigError, DataError
 from erel_jax.folders import check_writable
@@ -51,11 +52,12 @@ def embed(config: EmbedConfig, console: Console) -> Embedded:
         console: where estimate, progress and summary go.
 
     Raises:
-        ConfigError: options that do not fit, or an output folder of another job.
-        DataError: the source cannot be read, has an id twice, or nothing in it could be embedded.
+        ConfigError: options that do not fit, or an output folder of another job or of the data.
+        DataError: the source cannot be read, has an id twice, changes meanwhile, or nothing in it could be embedded.
         CheckpointError: the model's weights do not fit.
         PreemptedError: asked to stop; finished shards are kept.
     """
+    _keep_apart(config)
     check_writable(config.out)
     keys = {name: getattr(config, name) for name in ("id_key", "image_key", "text_key")}
     source = open_source(config.data, config.images, **keys)
@@ -81,10 +83,13 @@ def embed(config: EmbedConfig, console: Console) -> Embedded:
                 place = plan.places[number]
                 rows = itertools.islice(source.rows(place), plan.shard_rows(number))
                 shard = encode_shard(preparation, rows, meter, after)
+                check_unchanged(plan, source)
                 stored += write_shard(config.out, plan, number, shard)
                 meter.seconds += time.perf_counter() - begun - (meter.compile_seconds - compiling)
                 shown.shard_done()
     whole = len(done_shards(config.out, plan)) == len(plan.places)
+    if whole:
+        check_unchanged(plan, source)
     result = finish(config.out, plan) if whole else None
     done = Embedded(result=result, meter=meter, shards=stored, compilations=embedder.step.compilations)
     print_summary(config, plan, done, preparation.cut, console)
@@ -93,6 +98,16 @@ def embed(config: EmbedConfig, console: Console) -> Embedded:
             f"none of {plan.rows} rows could be embedded. {config.out / 'left_out.jsonl'} says why, row by row."
         )
     return done
+
+
+def _keep_apart(config: EmbedConfig) -> None:
+    """Refuses an output folder whose list of rows left out would be taken for a table of the data."""
+    out, data = (Path(os.path.realpath(path)) for path in (config.out, config.data))
+    if data in (out, out / LEFT_OUT):
+        raise ConfigError(
+            f"--out {config.out} would put {LEFT_OUT} in the place of, or beside, the data {config.data}, where it is "
+            "read as a table. Choose another --out, such as a folder below it."
+        )
 
 
 def choose_modality(config: EmbedConfig, source: Source) -> str:

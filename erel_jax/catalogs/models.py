@@ -172,6 +172,11 @@ def _buckets(loaded: Loaded, max_length: int | None) -> tuple[int, ...]:
     limit = loaded.tokenizer.max_length if max_length is None else max_length
     if not 1 <= limit <= loaded.tokenizer.max_length:
         raise ConfigError(f"--max-length is {max_length}, expected 1 to {loaded.tokenizer.max_length}.")
+    around = 0 if max_length is None else int(loaded.tokenizer.encode([""])["mask"].sum())
+    if limit <= around:
+        raise ConfigError(
+            f"--max-length is {limit}, expected at least {around + 1}: {around} tokens are no text's own."
+        )
     sizes = [SHORTEST_BUCKET]
     while sizes[-1] < limit:
         sizes.append(2 * sizes[-1])

@@ -5,6 +5,7 @@ model or option, naming both.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,21 @@ from erel_jax.catalogs.config import EmbedConfig
 from erel_jax.catalogs.leases import create_once
 from erel_jax.catalogs.models import Embedder
 from erel_jax.data.catalog_sources import Source, scan
-from erel_jax.data.catalog_tables import Place
-from erel_jax.errors import ConfigError, CorruptArtifactError
+from erel_jax.data.catalog_tables import Columns, Place
+from erel_jax.errors import ConfigError, CorruptArtifactError, DataError
 
 PLAN, FORMAT = "plan.json", 1
 OPTIONS = ("precision", "prompt", "store", "shard_rows")
 """Options besides the model that decide what stands in a shard."""
+DESCRIBED: Mapping[str, Mapping[str, Any]] = {
+    "source": dict.fromkeys(("path", "images", "kind", "fingerprint"), str)
+    | dict.fromkeys(("rows", "size", "modified"), int)
+    | {"columns": dict},
+    "model": dict.fromkeys(("name", "space", "tower", "modality"), str)
+    | {"width": int, "pooling": str | None, "max_length": int | None},
+    "options": dict.fromkeys(("precision", "store"), str) | {"prompt": str | None, "shard_rows": int},
+}
+"""What the parts of a plan's file hold, and of which type."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +105,19 @@ def agree(config: EmbedConfig, source: Source, embedder: Embedder) -> Plan:
     return plan
 
 
+def check_unchanged(plan: Plan, source: Source) -> None:
+    """Makes sure that what was just read from a table is what the plan is about.
+
+    Raises:
+        DataError: the table changed since it was opened.
+    """
+    if not source.is_as_opened and source.fingerprint() != plan.source["fingerprint"]:
+        raise DataError(
+            f"the table changed while it was read: {source.path}. Shards of its former content are kept; put that back "
+            "and run again, or run again with another --out."
+        )
+
+
 def read_plan(folder: Path) -> Plan:
     """The plan of an output folder of `erel embed`.
 
@@ -107,11 +130,34 @@ def read_plan(folder: Path) -> Plan:
         document = json.loads(path.read_text("utf-8"))
         if document.pop("format") != FORMAT:
             raise ValueError(f"another format than {FORMAT}")
-        return Plan(**{**document, "places": tuple(Place(**place) for place in document["places"])})
+        parts = {part: check_described(part, document[part]) for part in DESCRIBED}
+        every, rows = parts["options"]["shard_rows"], parts["source"]["rows"]
+        places = tuple(Place(**place) for place in document["places"])
+        if every < 1 or rows < 1 or len(places) != -(-rows // every):
+            raise ValueError(f"{len(places)} places for {rows} rows in shards of {every}")
+        return Plan(**parts, places=places)
     except FileNotFoundError:
         raise ConfigError(f"{folder} has no {PLAN}: expected the output folder of `erel embed`.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptArtifactError(f"{path} cannot be read ({error}). Embed into another folder.") from error
+
+
+def check_described(part: str, found: Any) -> dict[str, Any]:
+    """A part of a file that describes a plan (see `DESCRIBED`), as it was written.
+
+    Raises:
+        TypeError, ValueError: something in it is missing or of another type.
+    """
+    for name, kind in DESCRIBED[part].items():
+        if name not in found:
+            raise ValueError(f"{part} lacks {name!r}")
+        if not isinstance(found[name], kind):
+            raise TypeError(f"{name!r} of {part} is {found[name]!r}")
+    if part == "source":
+        columns = asdict(Columns(**found["columns"]))
+        if not all(isinstance(name, str | None) for name in columns.values()):
+            raise TypeError(f"'columns' of source are {columns}")
+    return dict(found)
 
 
 def _compare(config: EmbedConfig, plan: Plan, source: Source, model: dict[str, Any], options: dict[str, Any]) -> None:

@@ -55,6 +55,10 @@ def search(config: SearchConfig, console: Console) -> list[Answer]:
         CorruptArtifactError: the index is damaged.
     """
     for file in (config.out, config.html):
+        if file is not None and file.is_dir():
+            raise ConfigError(
+                f"{file} is a folder, expected the name of a file to write. Choose another --out or --html."
+            )
         if file is not None:
             check_writable(file.absolute().parent, "--out or --html")
     if not config.index.is_dir():
@@ -203,14 +207,17 @@ def _hit_rows(
         images = None
     columns = about.get("columns", {})
     keys = {} if about.get("kind") == "pictures" else {f"{name}_key": column for name, column in columns.items()}
-    source = open_source(data, images, **keys)
     rows: dict[str, Row] = {}
-    for row in source.rows():
-        if row.id in wanted and row.fault is None:
-            rows[row.id] = row
-            if len(rows) == len(wanted):
-                break
-    return rows, _pictures(source.images), ""
+    try:
+        source = open_source(data, images, **keys)
+        for row in source.rows():
+            if row.id in wanted and row.fault is None:
+                rows[row.id] = row
+                if len(rows) == len(wanted):
+                    break
+        return rows, _pictures(source.images), ""
+    except (ConfigError, DataError) as error:
+        return rows, None, f"The source cannot be read as it was, so hits may be shown by their ids alone. {error}"
 
 
 def _folder(queries: Path | None) -> Path | None:

@@ -48,7 +48,7 @@ class BadRecords:
         self.path = Path(path)
         self.max_fraction = max_fraction
         self.records: list[BadRecord] = []
-        self._damaged = 0
+        self._damaged: list[BadRecord] = []
 
     def __len__(self) -> int:
         return len(self.records)
@@ -64,7 +64,7 @@ class BadRecords:
                 listed but is no sign of damage.
         """
         self.records.append(BadRecord(id=id, file=file, reason=reason))
-        self._damaged += damaged
+        self._damaged += self.records[-1:] if damaged else []
 
     def finish(self, total: int) -> int:
         """Write the list and stop the job when it is too long.
@@ -77,15 +77,16 @@ class BadRecords:
 
         Raises:
             DataError: More than `max_fraction` of `total` are damaged. The list has been written; the message shows
-                the count and the first entries.
+                their count and the first of them.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomic(self.path, self.to_jsonl())
-        if self._damaged > self.max_fraction * total:
-            shown = "; ".join(f"{record.id}: {record.reason}" for record in self.records[:SHOWN])
-            more = "" if len(self.records) <= SHOWN else f"; and {len(self.records) - SHOWN} more"
+        count = len(self._damaged)
+        if count > self.max_fraction * total:
+            shown = "; ".join(f"{record.id}: {record.reason}" for record in self._damaged[:SHOWN])
+            more = "" if count <= SHOWN else f"; and {count - SHOWN} more"
             raise DataError(
-                f"{self._damaged} of {total} records are damaged, more than {self.max_fraction:.2%}: {shown}{more}. "
+                f"{count} of {total} records are damaged, more than {self.max_fraction:.2%}: {shown}{more}. "
                 f"All are listed in {self.path}. Repair or remove them and run again."
             )
         return len(self.records)

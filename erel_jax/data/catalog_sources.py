@@ -55,6 +55,7 @@ class Source:
         images: folder or archive of the pictures that rows name.
         names: names of the pictures, where there is no table.
         ignored: files beside them that are no pictures.
+        opened: what the table's file looked like before anything was read from it.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class Source:
     images: Path
     names: tuple[str, ...] = field(default=(), repr=False)
     ignored: int = 0
+    opened: tuple[int, ...] = field(default=(), repr=False)
     table: Any = field(default=None, repr=False)
 
     def rows(self, start: Place | None = None, *, ids_alone: bool = False) -> Iterator[Row]:
@@ -89,6 +91,11 @@ class Source:
         else:
             yield from self.table.rows(start)
 
+    @property
+    def is_as_opened(self) -> bool:
+        """Whether a table is still the file that was opened, as far as shows without reading it."""
+        return not self.opened or _look(self.path) == self.opened
+
     def fingerprint(self) -> str:
         """See `Scan.fingerprint`.
 
@@ -104,7 +111,10 @@ class Source:
                 raise DataError(f"{self.path}: cannot be read ({error.strerror}). Check the path (--data).") from error
         with Pictures(self.images) as pictures:
             for name in self.names:
-                size = pictures.stamp(name).split()[0]
+                try:
+                    size = pictures.stamp(name).split()[0]
+                except DataError:  # it leads out of the folder: the row is left out when its turn comes
+                    size = "refused"
                 digest.update(f"{name}\0{size}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
@@ -138,12 +148,24 @@ def open_source(
         return _pictures(path)
     table = find_table(path)
     root = table.parent if images is None else Path(images)
-    kind = table.suffix.lower()[1:]
+    kind, opened = table.suffix.lower()[1:], _look(table)
     if kind == "parquet":
-        columns = choose_columns(table, open_parquet(table).schema_arrow.names, **keys)
-        return Source(path=table, kind=kind, columns=columns, images=root)
-    opened = TextTable(table, **keys)
-    return Source(path=table, kind=kind, columns=opened.columns, images=root, table=opened)
+        names = open_parquet(table).schema_arrow.names
+        columns = choose_columns(table, names, **keys)
+        for name in (columns.id, columns.image, columns.text):
+            if names.count(name) > 1:
+                raise DataError(f"{table} has {names.count(name)} columns {name!r}, expected one. Rename the others.")
+        return Source(path=table, kind=kind, columns=columns, images=root, opened=opened)
+    read = TextTable(table, **keys)
+    return Source(path=table, kind=kind, columns=read.columns, images=root, opened=opened, table=read)
+
+
+def _look(table: Path) -> tuple[int, ...]:
+    try:
+        status = table.stat()
+    except OSError:
+        return (-1,)
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def scan(source: Source, every: int) -> Scan:
@@ -154,7 +176,7 @@ def scan(source: Source, every: int) -> Scan:
         every: distance of the places that are remembered.
 
     Raises:
-        DataError: there are no rows, or two rows have the same id; names both lines.
+        DataError: there are no rows, two rows have the same id (names both lines), or the table changed meanwhile.
     """
     places: list[Place] = []
     digests: list[np.ndarray] = []
@@ -176,7 +198,10 @@ def scan(source: Source, every: int) -> Scan:
     values, counts = np.unique(np.concatenate(digests), return_counts=True)
     if (counts > 1).any():
         _refuse_duplicates(source, set(values[counts > 1].tolist()))
-    return Scan(rows=rows, places=tuple(places), fingerprint=source.fingerprint())
+    found = Scan(rows=rows, places=tuple(places), fingerprint=source.fingerprint())
+    if not source.is_as_opened:
+        raise DataError(f"the table changed while it was read: {source.path}. Expected it to stay; run again.")
+    return found
 
 
 def _refuse_duplicates(source: Source, suspects: set[int]) -> None:
@@ -229,11 +254,30 @@ def _parquet_rows(path: Path, columns: Columns, start: Place | None, ids_alone: 
     number = number or 0
     try:
         for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=names, row_groups=groups):
-            parts = [batch.column(name).to_pylist() for name in names]
+            parts = [_values(batch.column(name)) for name in names]
             for cells in zip(*parts, strict=True):
                 if number >= first:
                     place = Place(number=number, line=number + 1)
-                    yield make_row(place, columns, dict(zip(names, cells, strict=True)))
+                    fault = next((cell for cell in cells if isinstance(cell, UnicodeDecodeError)), None)
+                    if fault is not None:
+                        yield Row(place=place, fault=f"not UTF-8 text ({fault.reason})")
+                    else:
+                        yield make_row(place, columns, dict(zip(names, cells, strict=True)))
                 number += 1
-    except (OSError, ValueError) as error:  # a damaged page; text that is not UTF-8
+    except (OSError, ValueError) as error:  # a damaged page
         raise DataError(f"{path}, after row {number}: damaged ({error}). Download it again.") from error
+
+
+def _values(column: Any) -> list[Any]:
+    """The cells of an Arrow column; in place of one that is not UTF-8, what is wrong with it."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [_value(cell) for cell in column]
+
+
+def _value(cell: Any) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError as error:
+        return error

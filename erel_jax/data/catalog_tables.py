@@ -19,6 +19,7 @@ from erel_jax.errors import ConfigError, DataError, suggest
 ID_COLUMNS = ("id", "item_id", "key")
 MAX_LINE_BYTES = 16 * 1024**2
 MAX_ID_CHARACTERS = 512
+csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))  # of the whole process; 128 KiB are a long text
 LOOKED_AT = 100
 """Objects of a JSON Lines file whose keys are looked at for columns."""
 
@@ -93,9 +94,10 @@ def choose_columns(
         id=chosen, image=column(image_key, "--image-key", IMAGE_COLUMNS), text=column(text_key, "--text-key", free)
     )
     if columns.image is None and columns.text is None:
+        texts = ", ".join(name for name in TEXT_COLUMNS if name not in ID_COLUMNS)
         raise DataError(
             f"{path}: got columns {', '.join(names) or 'none'}, expected one of {', '.join(IMAGE_COLUMNS)} or of "
-            f"{', '.join(free)}. Name yours with --image-key or --text-key."
+            f"{texts}. Name yours with --image-key or --text-key."
         )
     return columns
 
@@ -216,6 +218,8 @@ def make_row(place: Place, columns: Columns, values: dict[str, Any]) -> Row:
     name = _sound(str(name).strip())
     if not name or len(name) > MAX_ID_CHARACTERS:
         return Row(place=place, fault=f"the id has {len(name)} characters, expected 1 to {MAX_ID_CHARACTERS}")
+    if "\0" in name:  # NumPy drops it at the end of a text, and two ids would become one
+        return Row(place=place, fault=f"the id {name!r} holds NUL, expected characters that can be written")
     image = values.get(columns.image) if columns.image else None
     if isinstance(image, dict):
         image = image.get("bytes") or image.get("path")

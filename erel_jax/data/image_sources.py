@@ -6,7 +6,10 @@ links out) are refused, archives are never unpacked to disk, and a member is rea
 header promises.
 """
 
+import lzma
 import os
+import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -63,12 +66,15 @@ class Pictures:
 
         Raises:
             MissingImage: There is no such file or member.
-            BadImage: It is too large or, in an archive, damaged or encrypted.
+            BadImage: It is too large or no regular file or, in an archive, damaged or encrypted.
             DataError: The name would leave the folder.
         """
-        path = safe_join(self.root, name, error=DataError) if self._archive is None else None
+        path = self._path(name) if self._archive is None else None
         try:
             if path is not None:
+                mode = path.stat().st_mode
+                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # reading a pipe may wait for ever
+                    raise BadImage(f"{name}: no regular file")
                 with open(path, "rb") as stream:
                     data = stream.read(MAX_FILE_BYTES + 1)
             else:
@@ -103,10 +109,18 @@ class Pictures:
                 return "missing"
             return f"{member.file_size} {member.CRC}"
         try:
-            status = safe_join(self.root, name, error=DataError).stat()
-        except OSError:
+            status = self._path(name).stat()
+        except (OSError, BadImage):
             return "missing"
         return f"{status.st_size} {status.st_mtime_ns}"
+
+    def _path(self, name: str) -> Path:
+        # A colon in the first part would be a drive, elsewhere than on Windows it is a letter like any other.
+        letter = os.name == "posix" and ":" in name.split("/")[0]
+        try:
+            return safe_join(self.root, f"./{name}" if letter else name, error=DataError)
+        except RuntimeError:
+            raise BadImage(f"{name}: a symbolic link that leads to itself") from None
 
     def _read_member(self, name: str) -> bytes:
         assert self._archive is not None
@@ -116,6 +130,14 @@ class Pictures:
         try:
             with self._archive.open(member) as stream:
                 return stream.read(MAX_FILE_BYTES + 1)
-        # RuntimeError is what zipfile raises for an encrypted member.
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        # RuntimeError is what zipfile raises for an encrypted member, struct.error for headers that are cut off.
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            lzma.LZMAError,
+            struct.error,
+            EOFError,
+            RuntimeError,
+            NotImplementedError,
+        ) as error:
             raise BadImage(f"{name}: damaged in the archive ({error})") from error

@@ -203,6 +203,11 @@ def _own(path: Path, images: str | os.PathLike[str] | None, items: str | os.Path
                 raise DataError(f"{table}, line {pair.line}: {error}") from error
 
     def read(_: Path) -> RawData:
+        if texts is not None and not any(pair.text in texts for pair in pairs):
+            raise DataError(
+                f"{table}: none of its {len(pairs)} texts is an item of {items}, for example {pairs[0].text[:40]!r}. "
+                "With --items the second column names items; leave it out where the column holds texts."
+            )
         kept, dropped, blank = _select(table, pairs, texts)
         groups = join_groups([(pair.text, pair.image) for pair in kept])
         splits: dict[str, list[Pair]] = {split: [] for split in SPLITS}

@@ -307,8 +307,9 @@ def _encode_chunks(
         for chunk, (start, stop) in zip(missing, spans, strict=True):
             progress(stage, done, total)
             begun = time.perf_counter()
-            rows = [encode(low, min(low + step, stop)) for low in range(start, stop, step)]
-            parts = _packed(name, layout, start, np.concatenate([np.asarray(part, np.float32) for part in rows]))
+            spans_asked = [(low, min(low + step, stop)) for low in range(start, stop, step)]
+            rows = [_checked(name, layout, low, high, encode(low, high)) for low, high in spans_asked]
+            parts = _packed(name, layout, start, np.concatenate(rows))
             for part, (at, _) in zip(parts, _places(layout, chunk), strict=True):
                 _write(values.fileno(), part, at)
             os.fsync(values.fileno())
@@ -321,9 +322,19 @@ def _encode_chunks(
     return total
 
 
-def _packed(name: str, layout: Layout, start: int, values: np.ndarray) -> list[bytes]:
+def _checked(name: str, layout: Layout, start: int, stop: int, given: np.ndarray) -> np.ndarray:
+    values = np.asarray(given, np.float32)
     if values.shape[1:] != layout.shape:
         raise ConfigError(f"{name}: the encoder gave rows of shape {values.shape[1:]}, expected {layout.shape}.")
+    if len(values) != stop - start:
+        raise ConfigError(
+            f"{name}: the encoder gave {len(values)} rows when asked for {start} to {stop}, expected {stop - start}. "
+            "Return one per item asked for."
+        )
+    return values
+
+
+def _packed(name: str, layout: Layout, start: int, values: np.ndarray) -> list[bytes]:
     bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
     if bad.any():
         raise NonFiniteError(f"{name}: the encoder gave NaN or infinity for item row {start + int(bad.argmax())}.")

@@ -259,7 +259,9 @@ def test_workers_of_another_job_are_refused(quick, shop, clip, encoders, tmp_pat
         (("embed", "--model", "MODEL", "--data", "TWICE", "--out", "v"), 3, "line 2 and again in line 4"),
         (("embed", "--model", "MODEL", "--data", "ALL_BAD", "--out", "v"), 3, "none of 2 rows"),
         (("index", "--vectors", "DATA_FOLDER", "--out", "i"), 2, "plan.json"),
+        (("embed", "--model", "MODEL", "--data", "DATA_FOLDER", "--out", "DATA_FOLDER"), 2, "left_out.jsonl"),
         (("search", "--index", "nothing", "--text", "a"), 2, "no folder"),
+        (("search", "--index", "nothing", "--text", "a", "--html", "DATA_FOLDER"), 2, "name of a file"),
         (("search", "--index", "nothing"), 2, "one of --text"),
         (("search", "--index", "DATA_FOLDER", "--text", "a"), 4, "manifest"),
     ],
@@ -270,6 +272,34 @@ def test_mistakes_have_an_answer_and_an_exit_code(quick, shop, clip, tmp_path, a
     named = {"MODEL": clip, "DATA": shop, "DATA_FOLDER": shop.parent, "TWICE": "twice.csv", "ALL_BAD": "bad.csv"}
     done = quick(*(named.get(argument, argument) for argument in arguments))
     assert done.code == code and words in done.err and "Traceback" not in done.err, done.err
+
+
+@pytest.mark.parametrize("content", ["", "id,image,text\nnew,p1.png,first\n"])
+def test_a_table_that_changes_under_a_worker_stops_it(quick, shop, clip, tmp_path, monkeypatch, content):
+    from erel_jax.catalogs import embed
+
+    encode = embed.encode_shard
+
+    def changing(preparation, rows, meter, after):
+        shop.write_text(content)
+        return encode(preparation, rows, meter, after)
+
+    monkeypatch.setattr(embed, "encode_shard", changing)
+    done = quick("embed", "--model", clip, "--data", shop, "--out", "v", *SHARDS)
+    assert done.code == 3 and "changed while it was read" in done.err, done.err
+    assert not list((tmp_path / "v").glob("shard-*")) and not (tmp_path / "v" / "done.json").exists()
+
+
+def test_the_page_shows_ids_where_the_source_lost_its_columns(quick, shop, clip, tmp_path):
+    assert quick("embed", "--model", clip, "--data", shop, "--out", "v", *SHARDS).code == 0
+    assert quick("index", "--vectors", "v", "--out", "i").code == 0
+    query = shop.parent / "p7.png"
+    for content in ("name,other\nx,y\n", ""):
+        shop.write_text(content)
+        found = quick("search", "--index", "i", "--image", query, "--html", "h.html")
+        page = (tmp_path / "h.html").read_text()
+        assert found.code == 0 and "sku-7" in page and "cannot be read as it was" in page, found.err
+        (tmp_path / "h.html").unlink()
 
 
 @pytest.mark.slow

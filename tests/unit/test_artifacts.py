@@ -207,3 +207,42 @@ def test_verifying_reads_fast_enough(tmp_path):
     start = time.perf_counter()
     artifacts.verify_manifest(tmp_path / "big", "full")
     assert time.perf_counter() - start < 5
+
+
+def test_only_its_own_kind_or_an_empty_folder_is_replaced(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.bin").write_bytes(b"precious")
+    (tmp_path / "file").write_bytes(b"precious")
+    with artifacts.ArtifactDir(tmp_path / "other", kind="other") as artifact:
+        artifact.file("a.bin").write_bytes(b"precious")
+    for name in ("mine", "file", "other"):
+        before = sorted(path.name for path in tmp_path.rglob("*"))
+        with pytest.raises(ConfigError, match="expected an artifact of kind 'test'"):
+            make(tmp_path, name, overwrite=True)
+        assert sorted(path.name for path in tmp_path.rglob("*")) == before
+    (tmp_path / "empty").mkdir()
+    (make(tmp_path) / "manifest.json").write_text("{")
+    for name in ("empty", "states"):
+        artifacts.verify_manifest(make(tmp_path, name, overwrite=True), kind="test")
+
+
+def test_behind_a_link_the_artifact_itself_is_replaced(tmp_path):
+    (tmp_path / "link").symlink_to(make(tmp_path))
+    (tmp_path / "states" / "more").write_text("x")
+    make(tmp_path, "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink() and not (tmp_path / "states" / "more").exists()
+    assert sorted(os.listdir(tmp_path)) == ["link", "states"]
+
+
+def test_places_where_no_folder_can_be_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="below a file"):
+        make(tmp_path / "file")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("", ".", tmp_path):
+        with (
+            pytest.raises(ConfigError, match="runs in"),
+            artifacts.ArtifactDir(name, kind="t", overwrite=True) as artifact,
+        ):
+            artifact.file("x").write_text("x")

@@ -1,11 +1,14 @@
 """Every code that `erel index` knows: built in memory and written by blocks, it finds the same."""
 
+import json
+
 import numpy as np
 import pytest
+from rich.console import Console
 
-from erel_jax.catalogs.build import CODES
+from erel_jax.catalogs.build import CODES, ORIGIN, build, read_origin
 from erel_jax.catalogs.config import IndexConfig
-from erel_jax.errors import ConfigError
+from erel_jax.errors import ConfigError, CorruptArtifactError
 from erel_jax.retrieval import build_index, load_index, search_index
 from erel_jax.retrieval.streamed import write_index
 
@@ -35,3 +38,39 @@ def test_too_few_vectors_for_a_fitted_code():
 
 def test_the_option_names_every_code():
     assert set(IndexConfig.__annotations__["code"].__args__) == set(CODES)
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("par/v", "equals, contains"),
+        ("par", "equals, contains"),
+        ("par/v/index", "equals, contains"),
+        ("link", "equals, contains"),
+        ("mine", "expected an artifact of kind 'index'"),
+        ("mine/text", "is a file"),
+        ("mine/text/below", "is a file"),
+        (".", "equals, contains"),
+    ],
+)
+def test_overwriting_spares_everything_but_an_index(tmp_path, monkeypatch, out, words):
+    (tmp_path / "par" / "v").mkdir(parents=True)
+    (tmp_path / "par" / "v" / "plan.json").write_text("{}")
+    (tmp_path / "link").symlink_to("par/v")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "text").write_text("precious")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    config = IndexConfig(vectors=tmp_path / "par" / "v", out=tmp_path / out, overwrite=True)
+    with pytest.raises(ConfigError, match=words):
+        build(config, Console())
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "document", [{"model": {"name": 5}, "source": {}}, {"model": 3, "source": {}}, {"model": {}, "source": {}}, []]
+)
+def test_an_origin_that_makes_no_sense_is_damage(tmp_path, document):
+    (tmp_path / ORIGIN).write_text(json.dumps(document))
+    with pytest.raises(CorruptArtifactError, match="Build the index again"):
+        read_origin(tmp_path)

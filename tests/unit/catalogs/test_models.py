@@ -66,6 +66,8 @@ def test_refusals(folders):
         load_embedder(str(folders / "image"), "image", dims=65)
     with pytest.raises(ConfigError, match="1 to 40"):
         load_embedder(str(folders / "text"), "text", max_length=41)
+    with pytest.raises(ConfigError, match="--max-length is 1, expected at least 3"):
+        load_embedder(str(folders / "text"), "text", max_length=1)
     (folders / "text" / "tokenizer.json").rename(folders / "text" / "moved.json")
     (folders / "text" / "manifest.json").unlink()
     with pytest.raises(ConfigError, match=r"without tokenizer\.json"):

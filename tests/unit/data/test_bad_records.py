@@ -34,6 +34,16 @@ def test_missing_records_are_listed_but_are_no_damage(tmp_path) -> None:
     assert bad.finish(100) == len(bad) == 50
 
 
+def test_the_message_shows_damaged_records_alone(tmp_path) -> None:
+    bad = BadRecords(tmp_path / "bad_records.jsonl", 0.1)
+    for number in range(6):
+        bad.add(f"missing{number}", "f", "no picture", damaged=False)
+    for number in range(2):
+        bad.add(f"broken{number}", "f", "cut off")
+    with pytest.raises(DataError, match=r"2 of 10 .*: broken0: cut off; broken1: cut off\. All"):
+        bad.finish(10)
+
+
 def test_no_bad_records_leave_an_empty_list(tmp_path) -> None:
     bad = BadRecords(tmp_path / "bad_records.jsonl", max_fraction=0)
     assert bad.finish(10) == 0

@@ -13,6 +13,7 @@ from PIL import Image
 from erel_jax.data import catalog_tables
 from erel_jax.data.catalog_sources import open_source, scan
 from erel_jax.data.image_resize import fit_picture
+from erel_jax.data.image_sources import MissingImage, Pictures
 from erel_jax.data.images import BadImage
 from erel_jax.errors import ConfigError, DataError
 
@@ -139,7 +140,7 @@ def test_rows_without_an_id_column_are_numbered(tmp_path):
 @pytest.mark.parametrize(
     ("content", "keys", "error", "words"),
     [
-        ("a,b,c\n1,2,3\n", {}, DataError, "--image-key or --text-key"),
+        ("a,b,c\n1,2,3\n", {}, DataError, "or of text, caption, .*item. Name yours with --image-key or --text-key"),
         ("id,text\n1,2\n", {"text_key": "txt"}, ConfigError, "'txt'.*Did you mean 'text'"),
         ("", {}, DataError, "empty"),
         ("id,text\n", {}, DataError, "nothing to embed"),
@@ -204,3 +205,48 @@ def test_settings_of_other_kinds_are_left_to_the_processor():
 def test_a_narrow_picture_does_not_grow_without_bound():
     with pytest.raises(BadImage, match="too many"):
         fit_picture(np.zeros((1, 60_000, 3), np.uint8), {"shortest_edge": 224}, (224, 224), 3)
+
+
+def test_no_name_or_link_stops_a_folder_of_pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    (folder / "2024:01").mkdir(parents=True)
+    for name in ("12:30.png", "2024:01/x.png", "back\\slash.png"):
+        written(folder / name, b"x")
+    written(tmp_path / "outside.png", b"x")
+    for name, target in (("out", "../outside"), ("gone", "nothing"), ("loop", "loop")):
+        (folder / f"{name}.png").symlink_to(f"{target}.png")
+    source = open_source(folder)
+    assert scan(source, 2).rows == 6
+    with Pictures(folder) as pictures:
+        assert pictures.read("12:30.png") == pictures.read("2024:01/x.png") == b"x"
+        for name, error in (("out", DataError), ("gone", MissingImage), ("loop", BadImage), ("back\\slash", DataError)):
+            with pytest.raises(error):
+                pictures.read(f"{name}.png")
+
+
+def test_a_long_text_is_one_row(tmp_path):
+    text = "\n".join(["many words"] * 20_000)
+    source = open_source(written(tmp_path / "t.csv", f'id,text\n1,"{text}"\n2,{"x" * 200_000}\n3,c\n'))
+    rows = list(source.rows())
+    assert [(row.id, row.fault) for row in rows] == [("1", None), ("2", None), ("3", None)]
+    assert len(rows[1].text or "") == 200_000
+
+
+def test_an_id_that_numpy_would_change_is_left_out(tmp_path):
+    lines = [{"id": "b\0", "text": "a"}, {"id": "b", "text": "b"}]
+    rows = list(open_source(written(tmp_path / "t.jsonl", "\n".join(map(json.dumps, lines)))).rows())
+    assert "NUL" in (rows[0].fault or "") and rows[1].fault is None
+
+
+def test_text_in_parquet_that_is_not_utf8_is_one_row(tmp_path):
+    texts = pyarrow.array([b"a", b"\xff\xfe", b"c"]).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"id": ["1", "2", "3"], "text": texts}), tmp_path / "t.parquet")
+    rows = list(open_source(tmp_path).rows())
+    assert [row.text for row in rows] == ["a", None, "c"] and "not UTF-8" in (rows[1].fault or "")
+
+
+def test_a_parquet_column_that_is_there_twice_is_refused(tmp_path):
+    table = pyarrow.Table.from_arrays([pyarrow.array(["1"])] * 2, names=["text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="2 columns 'text'"):
+        open_source(tmp_path)

@@ -88,6 +88,24 @@ def test_a_damaged_member_is_a_bad_image(archive) -> None:
         pictures.read("sub/a.png")
 
 
+def test_a_damaged_lzma_member_is_a_bad_image(tmp_path) -> None:
+    path = tmp_path / "pictures.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as stream:
+        stream.writestr("a.png", bytes(range(256)) * 9)
+    data = bytearray(path.read_bytes())
+    position = data.index(b"a.png") + len("a.png")
+    data[position + 4 : position + 40] = b"\xff" * 36
+    path.write_bytes(data)
+    with Pictures(path) as pictures, pytest.raises(BadImage, match="damaged in the archive"):
+        pictures.read("a.png")
+
+
+def test_a_pipe_is_not_waited_for(folder) -> None:
+    os.mkfifo(folder / "pipe.png")
+    with Pictures(folder) as pictures, pytest.raises(BadImage, match="no regular file"):
+        pictures.read("pipe.png")
+
+
 @pytest.mark.parametrize("kind", ["absent", "text", "truncated"])
 def test_a_root_that_cannot_be_read_is_named(kind: str, archive, tmp_path) -> None:
     path = tmp_path / f"{kind}.zip"

@@ -206,3 +206,9 @@ def test_the_manifest_says_what_the_store_is(tmp_path):
     assert document["identity"] == ORIGIN and document["storage"] == "int8" and document["shape"] == "3×5"
     lines = [json.loads(line) for line in (tmp_path / JOURNAL).read_text().splitlines() if line]
     assert [line["chunk"] for line in lines] == [0, 1, 2] and all(len(line["sha256"]) == 64 for line in lines)
+
+
+@pytest.mark.parametrize("given", [1, 5])
+def test_another_number_of_rows_than_asked_for_is_refused(tmp_path, given):
+    with pytest.raises(ConfigError, match=f"gave {given} rows when asked for 0 to 4, expected 4"):
+        opened(tmp_path, lambda start, stop: VALUES_OF_ROWS[:given])
