@@ -12,6 +12,30 @@ def expect(document: Mapping[str, Any], key: str, value: Any) -> None:
         raise ConfigError(f"config.json has {key} = {document[key]!r}; only {value!r} is implemented.")
 
 
+def boolean(document: Mapping[str, Any], key: str, default: bool) -> bool:
+    """A truth value of the document, or the default.
+
+    Raises:
+        ConfigError: another value.
+    """
+    value = document.get(key, default)
+    if not isinstance(value, bool):
+        raise ConfigError(f"config.json has {key} = {value!r}, expected true or false.")
+    return value
+
+
+def section(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """An object of the document; null and a missing one are empty.
+
+    Raises:
+        ConfigError: another value.
+    """
+    value = document.get(key)
+    if not isinstance(value, Mapping | None):
+        raise ConfigError(f"config.json has {key} = {value!r}, expected an object.")
+    return value or {}
+
+
 def integer(document: Mapping[str, Any], key: str, default: int) -> int:
     """A positive integer of the document, or the default.
 
@@ -44,7 +68,7 @@ def square(document: Mapping[str, Any], key: str, default: int) -> int:
     """
     value = document.get(key, default)
     if isinstance(value, list | tuple):
-        if len(set(value)) != 1:
+        if len(value) not in (1, 2) or value[0] != value[-1]:
             raise ConfigError(f"config.json has {key} = {value!r}; only squares are implemented.")
         value = value[0]
     return integer({key: value}, key, default)

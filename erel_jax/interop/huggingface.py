@@ -216,7 +216,10 @@ def _load(
     if is_artifact(source.folder):
         verify_manifest(source.folder, kind="encoder")
     tensors = TensorFolder(source.folder, link_root=source.link_root)
-    pooled = pooling or document.get("erel_jax_pooling") or settings.pooling or (family.poolings or ("cls",))[0]
+    stated = document.get("erel_jax_pooling")
+    if not isinstance(stated, str | None):
+        raise ConfigError(f"config.json has erel_jax_pooling = {stated!r}, expected one of {family.poolings}.")
+    pooled = pooling or stated or settings.pooling or (family.poolings or ("cls",))[0]
     config = family.read(document, pooled, tensors.names)
     encoder = ENCODERS[kind].build(config, precision, remat=remat)
     tokenizer = image_processor = None

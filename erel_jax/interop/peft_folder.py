@@ -2,8 +2,9 @@
 
 A folder holds `adapter_config.json` and `adapter_model.safetensors`. Reading wraps the kernels of an encoder's
 parameters, so what was trained there runs, trains on and merges here; writing gives a folder that
-`peft.PeftModel.from_pretrained` opens on the original model. Nothing in a folder is executed: pickled weights
-(`adapter_model.bin`) are refused, and everything that does not fit comes in one report.
+`peft.PeftModel.from_pretrained` opens on the original model. Folders name modules as they lie in memory: what is
+written has the names of transformers 5, what is read may also have those of older ones. Nothing in a folder is
+executed: pickled weights (`adapter_model.bin`) are refused, and everything that does not fit comes in one report.
 """
 
 import json
@@ -24,34 +25,20 @@ from erel_jax import tree
 from erel_jax.adapters.wrapping import is_kernel
 from erel_jax.artifacts import ArtifactDir, verify_manifest
 from erel_jax.encoders import Encoder
-from erel_jax.errors import CheckpointError, ConfigError, CorruptArtifactError, NonFiniteError, suggest
+from erel_jax.errors import CheckpointError, ConfigError, CorruptArtifactError, NonFiniteError
 from erel_jax.folders import safe_join
 from erel_jax.interop.configurations import family_of
 from erel_jax.interop.export import is_artifact
+from erel_jax.interop.peft_config import CONFIG, chosen, read_config
 from erel_jax.interop.peft_prompts import PROMPT_KINDS, prompt_contents, with_prompts
 from erel_jax.interop.peft_vera import leading_factors, shared_factors, take_factors
-from erel_jax.interop.safetensors_folder import PICKLES, read_json
+from erel_jax.interop.safetensors_folder import PICKLES
 from erel_jax.interop.weight_map import LINEAR, WeightMap
 from erel_jax.layers.kernels import Decomposed, LowRank, Rescaled, ScaledRandom
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-KINDS = ("LORA", "IA3", "VERA", *PROMPT_KINDS)
 PREFIX = "base_model.model."
 PARTS = r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector|ia3_l|vera_lambda_[bd])"
-WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
-    "bias": ("none",),
-    "fan_in_fan_out": (False,),
-    **dict.fromkeys(
-        (
-            "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "target_parameters",
-            "trainable_token_indices", "alora_invocation_tokens", "lora_bias", "use_qalora", "use_bdlora",
-            "monteclora_config", "kasa_config", "arrow_config", "velora_config",
-        ),
-        (None, False, {}, []),
-    ),
-}  # fmt: skip
-"""Options that change the function, with the values at which they do not; any other value is refused."""
 
 Found = dict[str, dict[int, dict[str, np.ndarray]]]
 
@@ -71,47 +58,28 @@ def load_adapter(folder: str | os.PathLike[str], encoder: Encoder, params: Any) 
 
     Raises:
         CheckpointError: the folder has no safetensors weights, an option that is not supported, or tensors that are
-            missing, have no place or have another shape than the encoder's kernels; all of them are listed.
+            missing, have no place or have another shape than the encoder's kernels; all of them are listed. Adapters
+            of what the encoder ignores in its base model, such as an unused pooler, are ignored too.
         CorruptArtifactError: a file is damaged or leads out of the folder.
         NonFiniteError: a tensor holds NaN or infinity.
     """
     folder = Path(folder)
     if is_artifact(folder):
         verify_manifest(folder, kind="adapter")
-    config = _read_config(folder)
+    config = read_config(folder)
     if config["peft_type"] in PROMPT_KINDS:
         return with_prompts(config, _read_tensors(folder), encoder, params)
     weight_map = family_of(encoder.config).weights(encoder.config)
     tensors = _read_tensors(folder)
     factors = take_factors(tensors) if config["peft_type"] == "VERA" else None
-    found, strange = _by_kernel(tensors, weight_map, encoder.layers)
+    found, names, strange = _by_kernel(tensors, weight_map, encoder.layers)
     kernels = tree.paths(params, is_leaf=is_kernel)
-    _report(folder, config, found, strange, {path: kernels.get(path) for path in found})
-    made = {path: _kernel(config, kernels[path], copies) for path, copies in found.items()}
+    _report(folder, config, found, names, strange, {path: kernels.get(path) for path in found})
+    made = {path: _kernel(config, kernels[path], _filled(copies, kernels[path])) for path, copies in found.items()}
     if factors is not None:
         drawn = {path: map(jnp.asarray, leading_factors(factors, path, kernels[path].shape)) for path in made}
         made = {path: ScaledRandom(kernels[path], *drawn[path], **parts) for path, parts in made.items()}
     return tree.map_with_path(lambda path, leaf: made.get(path, leaf), params, is_leaf=is_kernel)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = safe_join(folder, CONFIG)
-    if not path.is_file():
-        raise CheckpointError(f"{folder} has no {CONFIG}. Point to a folder that peft's save_pretrained wrote.")
-    config = read_json(path)
-    kind = config.get("peft_type")
-    if kind not in KINDS:
-        raise CheckpointError(f"{path}: unknown peft_type {kind!r}. {suggest(str(kind), KINDS)}")
-    strange = [f"{k}={config[k]!r}" for k, plain in WITHOUT_EFFECT.items() if k in config and config[k] not in plain]
-    if strange:
-        raise CheckpointError(f"{path}: {', '.join(strange)} is not supported and would change the outputs.")
-    if kind == "VERA" and (not isinstance(config.get("r"), int) or config["r"] < 1):
-        raise CorruptArtifactError(f"{path}: got r={config.get('r')!r}, expected a number.")
-    if kind == "LORA":
-        rank, alpha = config.get("r"), config.get("lora_alpha")
-        if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-            raise CorruptArtifactError(f"{path}: got r={rank!r} and lora_alpha={alpha!r}, expected two numbers.")
-    return config
 
 
 def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
@@ -137,29 +105,56 @@ def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _by_kernel(tensors: Mapping[str, np.ndarray], weight_map: WeightMap, layers: int) -> tuple[Found, list[str]]:
-    """Tensors by kernel path, layer (0 where there is no stack) and part; and the names without a place."""
+def _by_kernel(
+    tensors: Mapping[str, np.ndarray], weight_map: WeightMap, layers: int
+) -> tuple[Found, dict[str, str], list[str]]:
+    """Tensors by kernel path, layer (0 where there is no stack) and part; their module by path; names without a place.
+
+    A module has `{i}` in its name for the layer.
+    """
     places = {}
     for path, source in weight_map.sources.items():
         if path.endswith("/kernel") and source.layout is LINEAR:
-            for i in range(layers if "{i}" in source.name else 1):
-                places[source.name.format(i=i).removesuffix(".weight")] = path, i
+            for module in filter(None, (source.name.removesuffix(".weight"), weight_map.module(source.name))):
+                for i in range(layers if "{i}" in module else 1):
+                    places[module.format(i=i)] = path, i, module
     found: Found = {}
-    strange = []
+    names, strange = {}, []
     for name, array in tensors.items():
-        matched = re.fullmatch(PARTS, weight_map.canonical(name.removeprefix(PREFIX)))
-        if matched is None or matched[1] not in places:
+        matched = re.fullmatch(PARTS, name.removeprefix(PREFIX))
+        module = weight_map.canonical(matched[1]) if matched else ""
+        if matched and module in places:
+            path, i, template = places[module]
+            names[path] = matched[1].removesuffix(module) + template
+            found.setdefault(path, {}).setdefault(i, {})[matched[2]] = array
+        elif not module or not weight_map.is_ignored(f"{module}.weight"):
             strange.append(name)
-            continue
-        path, i = places[matched[1]]
-        found.setdefault(path, {}).setdefault(i, {})[matched[2]] = array
-    return found, strange
+    return found, names, strange
 
 
-def _report(folder: Path, config: dict[str, Any], found: Found, strange: list[str], kernels: Mapping[str, Any]) -> None:
+def _filled(copies: dict[int, dict[str, np.ndarray]], weight: jax.Array) -> dict[int, dict[str, np.ndarray]]:
+    """The tensors of every layer; a layer without an adapter gets one that changes nothing and cannot train."""
+    first = next(iter(copies.values()))
+    plain = {part: np.full_like(array, part == "ia3_l") for part, array in first.items()}
+    filled = dict(copies)
+    for i in range(weight.shape[0] if weight.ndim == 3 else 1):
+        if i not in copies:
+            norms = {"lora_magnitude_vector": np.asarray(_norms(weight)[i])} if "lora_magnitude_vector" in first else {}
+            filled[i] = {**plain, **norms}
+    return filled
+
+
+def _report(
+    folder: Path,
+    config: dict[str, Any],
+    found: Found,
+    names: Mapping[str, str],
+    strange: list[str],
+    kernels: Mapping[str, Any],
+) -> None:
     """Raises one error that lists every tensor that is missing, has no place or has another shape."""
     if not found and not strange:
-        raise CheckpointError(f"{folder / WEIGHTS} holds no tensors.")
+        raise CheckpointError(f"{folder / WEIGHTS} holds no adapter of a layer that the encoder uses.")
     missing, misshaped = [], []
     for path, copies in found.items():
         weight = kernels[path]
@@ -167,6 +162,8 @@ def _report(folder: Path, config: dict[str, Any], found: Found, strange: list[st
             raise ConfigError(f"{path}: got {type(weight).__name__}, expected a plain kernel. Merge adapters first.")
         width, out = weight.shape[-2:]
         for i in range(weight.shape[0] if weight.ndim == 3 else 1):
+            if i not in copies and not chosen(config, names[path], i):
+                continue
             parts, place = copies.get(i, {}), f"{path}[{i}]" if weight.ndim == 3 else path
             for part, shapes in _shapes(config, width, out).items():
                 if part not in parts:
@@ -272,9 +269,9 @@ def _kernel_contents(
     names: dict[str, list[str]] = {"all": [], "inputs": []}
     for path, kernel in kernels.items():
         source = weight_map.sources.get(path)
-        if source is None or source.layout is not LINEAR or not hasattr(kernel.base, "ndim"):
+        name = "" if source is None else weight_map.module(weight_map.exported(source.name))
+        if source is None or not name or source.layout is not LINEAR or not hasattr(kernel.base, "ndim"):
             raise ConfigError(f"{path}: the original model has no plain linear layer there; peft could not load it.")
-        name = weight_map.exported(source.name).removesuffix(".weight")
         names["all"].append(name)
         if isinstance(kernel, Rescaled) and kernel.input_scale is not None:
             names["inputs"].append(name)

@@ -54,6 +54,9 @@ class WeightMap:
         ignored: regular expressions over whole names (after removal of a prefix) of tensors without use here.
         export_prefix: prefix of the names when a folder is written; names in `bare` get none.
         bare: names outside the prefix.
+        modules: (regular expression, replacement) pairs that turn a name that is written into the name in memory under
+            transformers 5, which adapter folders use; in turn, each wherever it matches. A name that becomes empty
+            belongs to no single module.
     """
 
     sources: Mapping[str, Source]
@@ -61,6 +64,7 @@ class WeightMap:
     ignored: tuple[str, ...]
     export_prefix: str = ""
     bare: tuple[str, ...] = ()
+    modules: tuple[tuple[str, str], ...] = ()
 
     def canonical(self, name: str) -> str:
         """The name as the table spells it: without a model's prefix, norms as weight and bias."""
@@ -71,6 +75,15 @@ class WeightMap:
     def exported(self, name: str) -> str:
         """The name under which a tensor is written."""
         return name if name in self.bare else self.export_prefix + name
+
+    def module(self, name: str) -> str:
+        """The name in memory of the linear layer whose kernel is called `name`, or "" where it is no such layer's."""
+        if not name.endswith(".weight"):
+            return ""
+        name = name.removesuffix(".weight")
+        for pattern, replacement in self.modules:
+            name = re.sub(pattern, replacement, name)
+        return name
 
     def is_ignored(self, name: str) -> bool:
         """Whether a canonical name is on the list of tensors without use."""

@@ -33,6 +33,7 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": quick_gelu,
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
     "tanh": jnp.tanh,
 }
 
@@ -46,8 +47,8 @@ def activation(name: str, precision: Precision = FLOAT32) -> Callable[[jax.Array
     Raises:
         ConfigError: the name is unknown; the message gives the nearest known one.
     """
-    if name not in _ACTIVATIONS:
-        raise ConfigError(f"unknown activation {name!r}. {suggest(name, _ACTIVATIONS)}")
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
+        raise ConfigError(f"unknown activation {name!r}. {suggest(str(name), _ACTIVATIONS)}")
     return partial(_activated, _ACTIVATIONS[name], precision)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from erel_jax.encoders.ast import AstConfig
 from erel_jax.interop.config_keys import expect, integer, number, square
 from erel_jax.interop.families.family import Family, shared_keys
-from erel_jax.interop.families.vit import vit_embeddings, vit_layers
+from erel_jax.interop.families.vit import VIT_MODULES, vit_embeddings, vit_layers
 from erel_jax.interop.weight_map import Source, WeightMap, leading, norm
 
 
@@ -50,7 +50,7 @@ def ast_map(config: AstConfig) -> WeightMap:
         **vit_layers(),
         **norm("final_norm", "layernorm"),
     }
-    return WeightMap(sources, ("audio_spectrogram_transformer.",), (r"classifier\..*",))
+    return WeightMap(sources, ("audio_spectrogram_transformer.",), (r"classifier\..*",), modules=VIT_MODULES)
 
 
 AST = Family(modality="audio", config=AstConfig, read=ast_config, write=ast_document, weights=ast_map)

@@ -5,9 +5,9 @@ from typing import Any
 
 from erel_jax.encoders.beit import BeitConfig
 from erel_jax.errors import ConfigError
-from erel_jax.interop.config_keys import expect, integer, number, square
+from erel_jax.interop.config_keys import boolean, expect, integer, number, square
 from erel_jax.interop.families.family import Family, image_keys, image_sizes, shared_keys
-from erel_jax.interop.families.vit import vit_layers
+from erel_jax.interop.families.vit import VIT_MODULES, vit_layers
 from erel_jax.interop.weight_map import SAME, Source, WeightMap, leading, norm, patches
 
 _KEYS = {"layers": "use_relative_position_bias", "shared": "use_shared_relative_position_bias"}
@@ -16,13 +16,17 @@ _KEYS = {"layers": "use_relative_position_bias", "shared": "use_shared_relative_
 def beit_config(document: Mapping[str, Any], pooling: str, names: list[str]) -> BeitConfig:
     """`BeitConfig` from the keys of a Hugging Face BEiT configuration."""
     expect(document, "use_absolute_position_embeddings", False)
-    chosen = [relative for relative, key in _KEYS.items() if document.get(key, False)]
+    chosen = [relative for relative, key in _KEYS.items() if boolean(document, key, False)]
     if len(chosen) != 1:
         raise ConfigError(
             f"config.json asks for {len(chosen)} of {sorted(_KEYS.values())}; exactly one is implemented."
         )
-    if document.get("layer_scale_init_value", 0.1) <= 0:
-        raise ConfigError("config.json has no layer scale (layer_scale_init_value), which is not implemented.")
+    scale = document.get("layer_scale_init_value", 0.1)
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not scale > 0:
+        raise ConfigError(
+            f"config.json has layer_scale_init_value = {scale!r}, expected a positive number: models without layer "
+            "scale are not implemented."
+        )
     return BeitConfig(
         **image_sizes(document),
         patch=square(document, "patch_size", 16),
@@ -34,7 +38,7 @@ def beit_config(document: Mapping[str, Any], pooling: str, names: list[str]) -> 
         activation=document.get("hidden_act", "gelu"),
         eps=number(document, "layer_norm_eps", 1e-12),
         relative=chosen[0],
-        read="mean" if document.get("use_mean_pooling", True) else "cls",
+        read="mean" if boolean(document, "use_mean_pooling", True) else "cls",
     )
 
 
@@ -78,7 +82,7 @@ def beit_map(config: BeitConfig) -> WeightMap:
     else:
         sources["relative/table"] = Source(f"encoder.{table}", SAME)
     ignored = (r"embeddings\.mask_token", r".*relative_position_index", r"(classifier|lm_head|layernorm)\..*")
-    return WeightMap(sources, ("beit.",), ignored)
+    return WeightMap(sources, ("beit.",), ignored, modules=VIT_MODULES)
 
 
 BEIT = Family(modality="image", config=BeitConfig, read=beit_config, write=beit_document, weights=beit_map)

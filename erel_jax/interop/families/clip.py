@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from erel_jax.encoders.clip import ClipTextConfig, ClipVisionConfig
-from erel_jax.interop.config_keys import integer, number, square
+from erel_jax.interop.config_keys import integer, number, section, square
 from erel_jax.interop.families.family import Family, image_keys, image_sizes, shared_keys
 from erel_jax.interop.weight_map import SAME, Source, WeightMap, linear, norm, patches, table
 
@@ -16,8 +16,8 @@ def clip_towers(document: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, A
     """Modality to (model type, document) of both towers of a `CLIPModel`."""
     shared = {"projection_dim": document.get("projection_dim", 512), _PROJECTED: True}
     return {
-        modality: (tower, {**(document.get(section) or {}), **(document.get(f"{section}_dict") or {}), **shared})
-        for modality, (tower, section) in _TOWERS.items()
+        modality: (tower, {**section(document, key), **section(document, f"{key}_dict"), **shared})
+        for modality, (tower, key) in _TOWERS.items()
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from erel_jax.encoders.decoder import DecoderConfig
 from erel_jax.errors import ConfigError, suggest
-from erel_jax.interop.config_keys import integer, number
+from erel_jax.interop.config_keys import boolean, integer, number
 from erel_jax.interop.weight_map import SAME, Source, WeightMap, linear, table
 from erel_jax.layers.rotary import SCALINGS, Rotary
 
@@ -34,9 +34,6 @@ def decoder_fields(document: Mapping[str, Any], pooling: str) -> dict[str, Any]:
     heads, width = required(document, "num_attention_heads"), required(document, "hidden_size")
     kv_heads = document.get("num_key_value_heads")
     head_width = document.get("head_dim")
-    causal = document.get("is_causal", True)
-    if not isinstance(causal, bool):
-        raise ConfigError(f"config.json has is_causal = {causal!r}, expected true or false.")
     return {
         "vocabulary": required(document, "vocab_size"),
         "width": width,
@@ -49,7 +46,7 @@ def decoder_fields(document: Mapping[str, Any], pooling: str) -> dict[str, Any]:
         "activation": document.get("hidden_act", "silu"),
         "eps": number(document, "rms_norm_eps", 1e-6),
         "rotary": rotary_of(document),
-        "causal": causal,
+        "causal": boolean(document, "is_causal", True),
         "pooling": pooling,
     }
 
@@ -81,8 +78,9 @@ def rotary_from(found: Mapping[str, Any], theta: Any, positions: int) -> Rotary:
         ConfigError: a kind of scaling that is not implemented, or values that are no numbers.
     """
     kind = found.get("rope_type", found.get("type", "default"))
-    if kind not in SCALINGS:
-        raise ConfigError(f"config.json has rope_type = {kind!r}, which is not implemented. {suggest(kind, SCALINGS)}")
+    if not isinstance(kind, str) or kind not in SCALINGS:
+        nearest = suggest(str(kind), SCALINGS)
+        raise ConfigError(f"config.json has rope_type = {kind!r}, which is not implemented. {nearest}")
     if found.get("partial_rotary_factor", 1.0) != 1.0:
         raise ConfigError(f"config.json has partial_rotary_factor = {found['partial_rotary_factor']!r}; only 1.0 is.")
     original, factor = found.get("original_max_position_embeddings") or positions, found.get("factor")
@@ -111,7 +109,7 @@ def rotary_from(found: Mapping[str, Any], theta: Any, positions: int) -> Rotary:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _factors(found: Mapping[str, Any], key: str) -> tuple[float, ...]:
@@ -165,6 +163,8 @@ def windowed_layers(document: Mapping[str, Any], layers: int) -> tuple[bool, ...
     kinds = document.get("layer_types")
     if kinds is None:
         return None
+    if not isinstance(kinds, list | tuple):
+        raise ConfigError(f"config.json has layer_types = {kinds!r}, expected a list with one entry for each layer.")
     strange = sorted({str(kind) for kind in kinds} - {WINDOWED, FULL})
     if strange or len(kinds) != layers:
         raise ConfigError(

@@ -6,7 +6,7 @@ from typing import Any
 from erel_jax.encoders.deit import DeitConfig
 from erel_jax.interop.config_keys import expect, integer, number, square
 from erel_jax.interop.families.family import Family, image_keys, image_sizes, shared_keys
-from erel_jax.interop.families.vit import vit_embeddings, vit_layers
+from erel_jax.interop.families.vit import VIT_MODULES, vit_embeddings, vit_layers
 from erel_jax.interop.weight_map import Source, WeightMap, leading, norm
 
 
@@ -41,7 +41,7 @@ def deit_map(config: DeitConfig) -> WeightMap:
         **norm("final_norm", "layernorm"),
     }
     ignored = (r"embeddings\.mask_token", r"(pooler|cls_classifier|distillation_classifier|classifier|decoder)\..*")
-    return WeightMap(sources, ("deit.",), ignored)
+    return WeightMap(sources, ("deit.",), ignored, modules=VIT_MODULES)
 
 
 DEIT = Family(modality="image", config=DeitConfig, read=deit_config, write=deit_document, weights=deit_map)

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from erel_jax.encoders.dinov2 import Dinov2Config, Dinov2RegistersConfig
-from erel_jax.errors import ConfigError
-from erel_jax.interop.config_keys import expect, integer, number, square
+from erel_jax.interop.config_keys import boolean, expect, integer, number, square
 from erel_jax.interop.families.family import Family, image_keys, shared_keys
-from erel_jax.interop.families.vit import vit_attention, vit_embeddings
+from erel_jax.interop.families.vit import ATTENTION_MODULES, vit_attention, vit_embeddings
 from erel_jax.interop.weight_map import SAME, Source, WeightMap, leading, linear, norm
+
+# In memory the two halves of `weights_in` are two modules.
+_MODULES = (*ATTENTION_MODULES, (r"mlp\.weights_out$", "mlp.down_proj"), (r".*\.mlp\.weights_in$", ""))
 
 
 def dinov2_config(document: Mapping[str, Any], pooling: str, names: list[str]) -> Dinov2Config:
@@ -23,9 +25,6 @@ def registers_config(document: Mapping[str, Any], pooling: str, names: list[str]
 
 def _fields(document: Mapping[str, Any], patch: int) -> dict[str, Any]:
     expect(document, "qkv_bias", True)
-    gated = document.get("use_swiglu_ffn", False)
-    if not isinstance(gated, bool):
-        raise ConfigError(f"config.json has use_swiglu_ffn = {gated!r}, expected true or false.")
     return {
         "image_size": square(document, "image_size", 224),
         "patch": square(document, "patch_size", patch),
@@ -36,7 +35,7 @@ def _fields(document: Mapping[str, Any], patch: int) -> dict[str, Any]:
         "mlp_ratio": integer(document, "mlp_ratio", 4),
         "activation": document.get("hidden_act", "gelu"),
         "eps": number(document, "layer_norm_eps", 1e-6),
-        "gated": gated,
+        "gated": boolean(document, "use_swiglu_ffn", False),
     }
 
 
@@ -79,7 +78,8 @@ def dinov2_map(config: Dinov2Config) -> WeightMap:
     }
     if config.registers:
         sources["embeddings/registers/table"] = Source("embeddings.register_tokens", leading(1))
-    return WeightMap(sources, ("dinov2.", "dinov2_with_registers."), (r"embeddings\.mask_token", r"classifier\..*"))
+    ignored = (r"embeddings\.mask_token", r"classifier\..*")
+    return WeightMap(sources, ("dinov2.", "dinov2_with_registers."), ignored, modules=_MODULES)
 
 
 DINOV2 = Family(modality="image", config=Dinov2Config, read=dinov2_config, write=dinov2_document, weights=dinov2_map)

@@ -6,7 +6,7 @@ from typing import Any
 from erel_jax.encoders.decoder import POOLINGS
 from erel_jax.encoders.gemma import Gemma2Config, Gemma3Config
 from erel_jax.errors import ConfigError
-from erel_jax.interop.config_keys import expect, integer
+from erel_jax.interop.config_keys import expect, integer, section
 from erel_jax.interop.families.decoder import (
     FULL,
     WINDOWED,
@@ -27,7 +27,7 @@ def gemma2_config(document: Mapping[str, Any], pooling: str, names: list[str]) -
     if document.get("use_bidirectional_attention"):
         raise ConfigError("config.json has use_bidirectional_attention = true, which is implemented for Gemma 3 alone.")
     fields = _fields(document, pooling, every=2)
-    return Gemma2Config(**fields, score_cap=_cap(document, 50.0))
+    return Gemma2Config(**fields, score_cap=_cap(document))
 
 
 def gemma3_config(document: Mapping[str, Any], pooling: str, names: list[str]) -> Gemma3Config:
@@ -35,13 +35,14 @@ def gemma3_config(document: Mapping[str, Any], pooling: str, names: list[str]) -
 
     With `use_bidirectional_attention` a token sees half the stated window on either side.
     """
-    positions, stored = required(document, "max_position_embeddings"), document.get("rope_parameters") or {}
-    everywhere = stored.get(FULL) or document.get("rope_scaling") or {}
-    local = stored.get(WINDOWED) or {}
+    positions, stored = required(document, "max_position_embeddings"), section(document, "rope_parameters")
+    everywhere = section(stored, FULL) or section(document, "rope_scaling")
+    local = section(stored, WINDOWED)
     theta = everywhere.get("rope_theta", document.get("rope_theta", 1000000.0))
     local_theta = local.get("rope_theta", document.get("rope_local_base_freq", 10000.0))
+    expect(document, "attn_logit_softcapping", None)
     fields = _fields({**document, "rope_parameters": None, "rope_scaling": None}, pooling, every=6)
-    fields |= {"rotary": rotary_from(everywhere, theta, positions), "score_cap": _cap(document, None)}
+    fields |= {"rotary": rotary_from(everywhere, theta, positions), "score_cap": None}
     if document.get("use_bidirectional_attention"):
         fields |= {"causal": False, "window": fields["window"] // 2}
     return Gemma3Config(**fields, local_rotary=rotary_from(local, local_theta, positions))
@@ -55,7 +56,7 @@ def _fields(document: Mapping[str, Any], pooling: str, every: int) -> dict[str, 
     every = integer(document, "sliding_window_pattern", every)
     windowed = windowed_layers(document, fields["layers"])
     query_width = document.get("query_pre_attn_scalar", 256)
-    if isinstance(query_width, bool) or not isinstance(query_width, int | float) or query_width <= 0:
+    if isinstance(query_width, bool) or not isinstance(query_width, int | float) or not query_width > 0:
         raise ConfigError(f"config.json has query_pre_attn_scalar = {query_width!r}, expected a positive number.")
     return fields | {
         "window": integer(document, "sliding_window", 4096),
@@ -64,9 +65,9 @@ def _fields(document: Mapping[str, Any], pooling: str, every: int) -> dict[str, 
     }
 
 
-def _cap(document: Mapping[str, Any], default: float | None) -> float | None:
-    cap = document.get("attn_logit_softcapping", default)
-    if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int | float) or cap <= 0):
+def _cap(document: Mapping[str, Any]) -> float | None:
+    cap = document.get("attn_logit_softcapping", 50.0)
+    if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int | float) or not cap > 0):
         raise ConfigError(f"config.json has attn_logit_softcapping = {cap!r}, expected a positive number or null.")
     return None if cap is None else float(cap)
 

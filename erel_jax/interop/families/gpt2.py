@@ -5,7 +5,7 @@ from typing import Any
 
 from erel_jax.encoders.decoder import POOLINGS
 from erel_jax.encoders.gpt2 import Gpt2Config
-from erel_jax.interop.config_keys import expect, integer, number
+from erel_jax.interop.config_keys import boolean, expect, integer, number
 from erel_jax.interop.families.family import Family
 from erel_jax.interop.weight_map import SAME, Source, WeightMap, norm, table
 
@@ -25,7 +25,7 @@ def gpt2_config(document: Mapping[str, Any], pooling: str, names: list[str]) -> 
         max_positions=integer(document, "n_positions", 1024),
         activation=document.get("activation_function", "gelu_new"),
         eps=number(document, "layer_norm_epsilon", 1e-5),
-        causal=bool(document.get("is_causal", True)),
+        causal=boolean(document, "is_causal", True),
         pooling=pooling,
     )
 

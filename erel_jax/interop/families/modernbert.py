@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from erel_jax.encoders.modernbert import POOLINGS, ModernBertConfig
-from erel_jax.errors import ConfigError
-from erel_jax.interop.config_keys import expect, integer, number
+from erel_jax.interop.config_keys import expect, integer, number, section
 from erel_jax.interop.families.decoder import FULL, WINDOWED, rotary_from, rotary_settings, windowed_layers
 from erel_jax.interop.families.family import Family
 from erel_jax.interop.weight_map import SAME, Source, WeightMap, linear, table
@@ -20,13 +19,10 @@ def modernbert_config(document: Mapping[str, Any], pooling: str, names: list[str
     layers, positions = integer(document, "num_hidden_layers", 22), integer(document, "max_position_embeddings", 8192)
     every = integer(document, "global_attn_every_n_layers", 3)
     windowed = windowed_layers(document, layers)
-    stored = document.get("rope_parameters") or {}
-    shared = document.get("rope_scaling") or {}
-    if not isinstance(stored, Mapping) or not isinstance(shared, Mapping):
-        raise ConfigError(f"config.json has rotary settings {stored or shared!r}, expected objects by kind of layer.")
+    stored, shared = section(document, "rope_parameters"), section(document, "rope_scaling")
 
     def rotary(kind: str, old: str, theta: float) -> Any:
-        found = {**(stored.get(kind) or {}), **shared}
+        found = {**section(stored, kind), **shared}
         return rotary_from(found, found.get("rope_theta", document.get(old, theta)), positions)
 
     return ModernBertConfig(

@@ -5,6 +5,7 @@ from typing import Any
 
 from erel_jax.encoders.decoder import POOLINGS, DecoderConfig
 from erel_jax.encoders.qwen import Qwen2Config, Qwen3Config
+from erel_jax.errors import ConfigError
 from erel_jax.interop.config_keys import expect, integer
 from erel_jax.interop.families.decoder import (
     decoder_document,
@@ -34,6 +35,8 @@ def _windows(document: Mapping[str, Any], layers: int) -> dict[str, Any]:
     if not document.get("use_sliding_window", False) or document.get("sliding_window", 4096) is None:
         return {"window": None, "windowed": None}
     given, first = windowed_layers(document, layers), document.get("max_window_layers", 28)
+    if isinstance(first, bool) or not isinstance(first, int):
+        raise ConfigError(f"config.json has max_window_layers = {first!r}, expected an integer.")
     windowed = tuple(i >= first for i in range(layers)) if given is None else given
     if not any(windowed):
         return {"window": None, "windowed": None}

@@ -5,7 +5,7 @@ from typing import Any
 
 from erel_jax.encoders.siglip import SiglipTextConfig, SiglipVisionConfig
 from erel_jax.errors import ConfigError
-from erel_jax.interop.config_keys import expect, integer, number, square
+from erel_jax.interop.config_keys import expect, integer, number, section, square
 from erel_jax.interop.families.family import Family, image_keys, image_sizes, shared_keys
 from erel_jax.interop.weight_map import LINEAR, SAME, Source, WeightMap, leading, linear, norm, patches, table
 
@@ -16,7 +16,7 @@ _TOWERS = {"text": ("siglip_text_model", "text_config"), "image": ("siglip_visio
 
 def siglip_towers(document: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:
     """Modality to (model type, document) of both towers of a `SiglipModel`."""
-    return {modality: (tower, dict(document.get(section) or {})) for modality, (tower, section) in _TOWERS.items()}
+    return {modality: (tower, dict(section(document, key))) for modality, (tower, key) in _TOWERS.items()}
 
 
 def siglip_text_config(document: Mapping[str, Any], pooling: str, names: list[str]) -> SiglipTextConfig:
@@ -107,7 +107,7 @@ def siglip_text_map(config: SiglipTextConfig) -> WeightMap:
         **linear("projection", "head"),
     }
     ignored = (r"embeddings\.position_ids", r"vision_model\..*", r"logit_(scale|bias)")
-    return WeightMap(sources, ("text_model.",), ignored, "text_model.")
+    return WeightMap(sources, ("text_model.",), ignored, "text_model.", modules=((r"^text_model\.", ""),))
 
 
 def siglip_vision_map(config: SiglipVisionConfig) -> WeightMap:
@@ -127,7 +127,7 @@ def siglip_vision_map(config: SiglipVisionConfig) -> WeightMap:
         **linear("head/mlp/down", "head.mlp.fc2"),
     }
     ignored = (r"embeddings\.position_ids", r"text_model\..*", r"logit_(scale|bias)", r"classifier\..*")
-    return WeightMap(sources, ("vision_model.",), ignored, "vision_model.")
+    return WeightMap(sources, ("vision_model.",), ignored, "vision_model.", modules=((r"^vision_model\.", ""),))
 
 
 SIGLIP_TEXT = Family(

@@ -8,6 +8,18 @@ from erel_jax.interop.config_keys import expect, integer, number, square
 from erel_jax.interop.families.family import Family, image_keys, image_sizes, shared_keys
 from erel_jax.interop.weight_map import SAME, Source, WeightMap, leading, linear, norm, patches
 
+ATTENTION_MODULES = (
+    (r"attention\.attention\.(q|k|v)(uery|ey|alue)$", r"attention.\1_proj"),
+    (r"attention\.output\.dense$", "attention.o_proj"),
+)
+VIT_MODULES = (
+    *ATTENTION_MODULES,
+    (r"encoder\.layer\.", "layers."),
+    (r"intermediate\.dense$", "mlp.fc1"),
+    (r"output\.dense$", "mlp.fc2"),
+)
+"""Names in memory, which ViT and its relatives share; see `WeightMap.modules`."""
+
 
 def vit_config(document: Mapping[str, Any], pooling: str, names: list[str]) -> VitConfig:
     """`VitConfig` from the keys of a Hugging Face ViT configuration."""
@@ -68,7 +80,7 @@ def vit_map(config: VitConfig) -> WeightMap:
     """Names of `ViTModel`; pooler, classifier, mask token and decoder are ignored."""
     sources = {**vit_embeddings(config.patch, config.channels), **vit_layers(), **norm("final_norm", "layernorm")}
     ignored = (r"embeddings\.mask_token", r"(pooler|classifier|decoder)\..*")
-    return WeightMap(sources, ("vit.",), ignored)
+    return WeightMap(sources, ("vit.",), ignored, modules=VIT_MODULES)
 
 
 VIT = Family(modality="image", config=VitConfig, read=vit_config, write=vit_document, weights=vit_map)

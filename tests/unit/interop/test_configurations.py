@@ -2,12 +2,17 @@
 
 import json
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from erel_jax.encoders import BertConfig, ClipTextConfig, ClipVisionConfig, VitConfig
+from erel_jax.encoders import ENCODERS, BertConfig, ClipTextConfig, ClipVisionConfig, VitConfig
 from erel_jax.errors import ConfigError, CorruptArtifactError
 from erel_jax.interop.configurations import document_of, towers
 from erel_jax.interop.families import FAMILIES
+from erel_jax.layers.activation import activation
+
+X = jnp.linspace(-3.0, 3.0, 7)
 
 CONFIGS = [
     BertConfig.tiny("mean"),
@@ -60,11 +65,62 @@ def test_clip_has_two_towers_and_one_projection_width():
         ("vit", {"qkv_bias": False}, "qkv_bias"),
         ("vit", {"image_size": [224, 192]}, "square"),
         ("clip_text_model", {"eos_token_id": [1, 2]}, "eos_token_id"),
+        ("vit", {"image_size": [20, 20, 20]}, "square"),
     ],
 )
 def test_what_is_not_implemented_is_refused(kind, document, message):
     with pytest.raises(ConfigError, match=message):
         FAMILIES[kind].read(document, "cls", [])
+
+
+@pytest.mark.parametrize("name", [None, 5, ["gelu"]])
+def test_activations_that_are_no_names_are_refused(name):
+    with pytest.raises(ConfigError, match="unknown activation"):
+        FAMILIES["bert"].read({"hidden_act": name}, "cls", [])
+
+
+def test_sections_that_are_no_objects_are_refused():
+    for kind in ("clip", "siglip"):
+        with pytest.raises(ConfigError, match="text_config = 5, expected an object"):
+            towers({"model_type": kind, "text_config": 5}, "config.json")
+
+
+MALFORMED = [
+    ("beit", {"layer_scale_init_value": None}, "layer_scale_init_value = None"),
+    ("beit", {"layer_scale_init_value": "much"}, "layer_scale_init_value = 'much'"),
+    ("beit", {"use_mean_pooling": "false"}, "use_mean_pooling"),
+    ("gpt2", {"is_causal": "false"}, "is_causal"),
+    ("modernbert", {"layer_types": 5}, "layer_types = 5"),
+    ("modernbert", {"rope_parameters": [1]}, "rope_parameters"),
+    ("modernbert", {"rope_parameters": {"full_attention": 5}}, "full_attention = 5"),
+    ("llama", {"rope_parameters": {"rope_type": None}}, "rope_type = None"),
+    ("llama", {"rope_parameters": {"rope_type": 7}}, "rope_type = 7"),
+    ("llama", {"rope_parameters": {"rope_theta": float("nan")}}, "'theta': nan"),
+    (
+        "qwen3",
+        {"use_sliding_window": True, "sliding_window": 4, "layer_types": None, "max_window_layers": "x"},
+        "max_w",
+    ),
+    ("gemma2", {"layer_types": 5}, "layer_types = 5"),
+    ("gemma3_text", {"rope_parameters": 5}, "rope_parameters = 5"),
+    ("gemma3_text", {"rope_parameters": [1]}, "rope_parameters"),
+    ("gemma3_text", {"rope_parameters": {"full_attention": 5}}, "full_attention = 5"),
+    ("gemma3_text", {"attn_logit_softcapping": 2.0}, "attn_logit_softcapping = 2.0; only None"),
+]
+
+
+@pytest.mark.parametrize(("kind", "changes", "message"), MALFORMED, ids=str)
+def test_malformed_values_are_refused(kind, changes, message):
+    document = document_of(ENCODERS[kind].config.tiny())
+    with pytest.raises(ConfigError, match=message):
+        FAMILIES[kind].read({**document, **changes}, "mean", [])
+
+
+def test_swish_is_silu():
+    document = document_of(ENCODERS["bert"].config.tiny()) | {"hidden_act": "swish"}
+    config = FAMILIES["bert"].read(document, "cls", [])
+    ENCODERS["bert"].build(config)
+    np.testing.assert_array_equal(activation(config.activation)(X), activation("silu")(X))
 
 
 def test_unknown_architectures_are_named_with_the_nearest():

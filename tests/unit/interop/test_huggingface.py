@@ -205,3 +205,10 @@ def test_audio_folders_with_settings_of_a_feature_extractor_load(tmp_path):
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     loaded = load_encoder(folder)
     assert loaded.encoder.modality == "audio" and loaded.image_processor is None
+
+
+def test_a_stored_pooling_that_is_no_name_is_refused(bert_folder):
+    path = bert_folder[0] / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"erel_jax_pooling": 5}))
+    with pytest.raises(ConfigError, match="erel_jax_pooling = 5"):
+        load_encoder(bert_folder[0])

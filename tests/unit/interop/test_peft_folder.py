@@ -1,5 +1,6 @@
 """Adapter folders: written and read back, and what is refused."""
 
+import dataclasses
 import json
 import os
 
@@ -10,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from erel_jax import module, tree
-from erel_jax.adapters import dora, houlsby, ia3, lora, prefix_tuning, prompt_tuning, trainable, vera
-from erel_jax.encoders import BertConfig, VitConfig, bert, vit
+from erel_jax.adapters import dora, houlsby, ia3, lora, merge, prefix_tuning, prompt_tuning, trainable, vera
+from erel_jax.encoders import ENCODERS, BertConfig, Dinov2Config, VitConfig, bert, dinov2, vit
 from erel_jax.errors import CheckpointError, ConfigError, CorruptArtifactError, NonFiniteError
 from erel_jax.interop.peft_folder import CONFIG, WEIGHTS, load_adapter, save_adapter
 
@@ -123,11 +124,122 @@ def test_another_base_is_refused(folder):
         ({"modules_to_save": ["classifier"]}, "modules_to_save"),
         ({"r": "4"}, "expected two numbers"),
         ({"use_dora": True}, r"missing \(6\)"),
+        ({"r": True}, "r=True"),
+        ({"lora_alpha": True}, "lora_alpha=True"),
+        ({"use_rslora": "false"}, "use_rslora='false', expected true or false"),
+        *(
+            ({"init_lora_weights": start}, f"'{start}'.*path_initial_model_for_weight_conversion")
+            for start in ("pissa", "pissa_niter_4", "OLoRA", "corda", "lora_ga", "loftq")
+        ),
     ],
 )
 def test_options_that_change_the_function_are_refused(folder, config, match):
     with pytest.raises(CheckpointError, match=match):
         load_adapter(edited(folder, **config), ENCODER, PARAMS)
+
+
+@pytest.mark.parametrize("start", [True, False, None, "gaussian", "orthogonal", "eva"])
+def test_initializations_that_leave_the_base_alone_are_read(folder, start):
+    load_adapter(edited(folder, init_lora_weights=start), ENCODER, PARAMS)
+
+
+ONE_LAYER = [
+    {"layers_to_transform": [1], "target_modules": ["query", "value"]},
+    {"layers_to_transform": 1, "target_modules": ["query", "value"]},
+    {"target_modules": r".*layer\.1\.attention\.self\.(query|value)"},
+    {"target_modules": ["layer.1.attention.self.query", "layer.1.attention.self.value"]},
+    {"target_modules": ["query", "value"], "exclude_modules": r".*\.[02]\..*"},
+]
+
+
+@pytest.mark.parametrize("name", WRAPS)
+@pytest.mark.parametrize("config", ONE_LAYER, ids=str)
+def test_layers_without_an_adapter_stay_as_they_are(tmp_path, name, config):
+    wrap = {"dora": lambda spec: dora(spec, trainable.LORA_TARGETS, rank=2), "ia3": WRAPS["ia3"]}
+    wrap = wrap.get(name, WRAPS["rslora"])
+    params = module.fill(None, drawn_spec(wrap(SPEC)), PARAMS)  # type: ignore
+    folder = save_adapter(tmp_path / "a", ENCODER, params)
+    if name == "ia3":
+        config = {**config, "target_modules": r".*layer\.1\..*", "layers_to_transform": None}
+    tensors = {key: array for key, array in load_file(folder / WEIGHTS).items() if ".layer.1." in key}
+    back = load_adapter(edited(folder, tensors, **config), ENCODER, PARAMS)
+    found, plain = merge(back)["layers"], PARAMS["layers"]
+    for path, leaf in tree.paths(merge(params)["layers"]).items():
+        np.testing.assert_allclose(tree.paths(found)[path][1], leaf[1], rtol=1e-5, atol=1e-5)
+        for i in (0, 2):
+            np.testing.assert_allclose(tree.paths(found)[path][i], tree.paths(plain)[path][i], rtol=1e-5, atol=1e-6)
+    with pytest.raises(CheckpointError, match="missing"):
+        load_adapter(
+            edited(folder, target_modules=None, layers_to_transform=None, exclude_modules=None), ENCODER, PARAMS
+        )
+
+
+@pytest.mark.parametrize(("modules", "match"), [("(query", "no regular expression"), (5, "expected a list")])
+def test_targets_that_name_nothing_are_refused(folder, modules, match):
+    tensors = {key: array for key, array in load_file(folder / WEIGHTS).items() if ".layer.1." in key}
+    with pytest.raises(CorruptArtifactError, match=match):
+        load_adapter(edited(folder, tensors, target_modules=modules), ENCODER, PARAMS)
+
+
+def test_adapters_of_an_unused_pooler_are_ignored(tmp_path):
+    folder = save_adapter(tmp_path / "a", ENCODER, adapted("lora"))
+    params = {path: leaf for path, leaf in PARAMS.items() if path != "pooler"}
+    back = load_adapter(folder, bert(BertConfig.tiny("mean")), params)
+    assert jax.tree.structure(back["layers"]) == jax.tree.structure(adapted("lora")["layers"])
+    tensors = {key: array for key, array in load_file(folder / WEIGHTS).items() if "pooler" in key}
+    with pytest.raises(CheckpointError, match="no adapter of a layer that the encoder uses"):
+        load_adapter(edited(folder, tensors), bert(BertConfig.tiny("mean")), params)
+
+
+OLD = {"query": "attention.attention.query", "key": "attention.attention.key", "value": "attention.attention.value"}
+ATTENTION = {"query": "attention.q_proj", "key": "attention.k_proj", "value": "attention.v_proj"}
+VIT = ("layers.{}.", "mlp.fc1", "mlp.fc2")
+MODULES = {
+    "vit": VIT,
+    "deit": VIT,
+    "beit": VIT,
+    "audio-spectrogram-transformer": VIT,
+    "dinov2": ("encoder.layer.{}.", "mlp.fc1", "mlp.fc2"),
+    "dinov2_with_registers": ("encoder.layer.{}.", "mlp.fc1", "mlp.fc2"),
+}
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_modules_have_their_names_in_memory_and_old_ones_are_read(tmp_path, kind):
+    config = ENCODERS[kind].config.tiny()
+    gated = {"gated": False} if kind.startswith("dinov2") else {}
+    encoder = ENCODERS[kind].build(dataclasses.replace(config, **gated))
+    params = drawn(encoder.module.spec)
+    spec = lora(encoder.module.spec, [".*/(query|key|value|up|down)/kernel", ".*/attention/output/kernel"], rank=2)
+    whole = module.fill(None, drawn_spec(spec), params)  # type: ignore
+    folder = save_adapter(tmp_path / "a", encoder, whole)
+    tensors = load_file(folder / WEIGHTS)
+    layer, up, down = MODULES[kind]
+    new = [*ATTENTION.values(), "attention.o_proj", up, down]
+    assert {name.split(".lora_")[0] for name in tensors} == {
+        f"base_model.model.{layer.format(i)}{name}" for i in range(encoder.layers) for name in new
+    }
+    renamed = {}
+    for name, array in tensors.items():
+        for part, old in OLD.items():
+            name = name.replace(ATTENTION[part], old)
+        name = name.replace("attention.o_proj", "attention.output.dense")
+        if layer == VIT[0]:
+            name = name.replace(".layers.", ".encoder.layer.").replace(up, "intermediate.dense")
+            name = name.replace(down, "output.dense")
+        renamed[name] = array
+    for stored in (tensors, renamed):
+        back = load_adapter(edited(folder, stored), encoder, params)
+        jax.tree.map(np.testing.assert_array_equal, back, whole)
+
+
+def test_modules_that_peft_does_not_have_are_not_written(tmp_path):
+    """Gated DINOv2 has two modules where the checkpoint has one tensor, SigLIP's head a whole attention."""
+    gated = dinov2(dataclasses.replace(Dinov2Config.tiny(), gated=True))
+    siglip = ENCODERS["siglip_vision_model"].build(ENCODERS["siglip_vision_model"].config.tiny())
+    for encoder, target in ((gated, ".*/gate_up/kernel"), (siglip, "head/attention/input/kernel")):
+        with pytest.raises(ConfigError, match="no plain linear layer"):
+            save_adapter(tmp_path / "a", encoder, lora(encoder.module.spec, [target], rank=2))
 
 
 def test_pickles_links_and_damage_are_refused(folder, tmp_path):

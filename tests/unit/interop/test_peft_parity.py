@@ -10,7 +10,7 @@ import pytest
 
 from erel_jax import module, tree
 from erel_jax.adapters import dora, ia3, lora, prefix_tuning, prompt_tuning, trainable, vera
-from erel_jax.encoders import BertConfig, Gpt2Config, LlamaConfig, bert, decoder, gpt2
+from erel_jax.encoders import ENCODERS, BertConfig, Gpt2Config, LlamaConfig, bert, decoder, gpt2
 from erel_jax.interop.export import save_encoder
 from erel_jax.interop.peft_folder import load_adapter, save_adapter
 
@@ -107,4 +107,46 @@ def test_prompts_and_prefixes_both_ways(tmp_path, build, kind):
     run = jax.jit(lambda p: encoder.module.apply(p, {"ids": ids, "mask": mask}, tokens=True).tokens)
     for ours in (back,) if kind == "network" else (adapted, back):
         np.testing.assert_allclose(run(ours), theirs, rtol=1e-5, atol=1e-5)
+    assert np.abs(np.asarray(run(params)) - theirs).max() > 1e-2
+
+
+@pytest.mark.parametrize("kind", ["vit", "dinov2", "siglip_vision_model"])
+def test_renamed_modules_both_ways(tmp_path, kind):
+    """In memory, modules of these models have other names than in their files."""
+    encoder = ENCODERS[kind].build(ENCODERS[kind].config.tiny())
+    params = drawn(encoder.module.spec, 0)
+    spec = lora(encoder.module.spec, [*trainable.LORA_TARGETS, "layers/mlp/(up|down)/kernel"], rank=3)
+    kept = tree.paths(params)
+    adapted = tree.map_with_path(lambda path, new: kept.get(module.canonical(path), new), drawn(spec, 3))
+    check_pixels(tmp_path, encoder, params, adapted)
+
+
+def test_a_subset_of_layers_from_peft(tmp_path):
+    encoder = ENCODERS["dinov2"].build(ENCODERS["dinov2"].config.tiny())
+    params = drawn(encoder.module.spec, 0)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "fc1"], layers_to_transform=[1], use_dora=True)
+    check_pixels(tmp_path, encoder, params, None, config)
+
+
+def check_pixels(tmp_path, encoder, params, adapted, config=None):
+    """Outputs agree with what was written here (or, without it, with what peft makes of `config`) and read back."""
+    folder = save_encoder(tmp_path / "model", encoder, params)
+    model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager")
+    if adapted is None:
+        model = peft.get_peft_model(model, config).eval()
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if "lora_B" in name:
+                    weight.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
+    else:
+        model = peft.PeftModel.from_pretrained(model, save_adapter(tmp_path / "ours", encoder, adapted)).eval()
+    size = encoder.config.image_size
+    pixels = np.random.default_rng(1).normal(size=(2, size, size, 3)).astype(np.float32)
+    with torch.no_grad():
+        theirs = model(pixel_values=torch.tensor(pixels.transpose(0, 3, 1, 2))).last_hidden_state.numpy()
+    model.save_pretrained(tmp_path / "theirs")
+    run = jax.jit(lambda p: encoder.module.apply(p, {"pixels": pixels}, tokens=True).tokens)
+    back = load_adapter(tmp_path / "theirs", encoder, params)
+    for ours in (back,) if adapted is None else (adapted, back):
+        np.testing.assert_allclose(run(ours), theirs, rtol=1e-4, atol=1e-4)
     assert np.abs(np.asarray(run(params)) - theirs).max() > 1e-2
