@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from erel_jax.errors import ConfigError
-from erel_jax.losses.checks import check_embeddings
+from erel_jax.losses.checks import check_embeddings, check_mask
 
 
 def check_student_and_teacher(
@@ -52,11 +52,4 @@ def check_scores(
     for name, values in (("scores", scores), ("teacher scores", teacher_scores)):
         if not jnp.issubdtype(jnp.result_type(values), jnp.floating):
             raise ConfigError(f"{name} are {jnp.result_type(values)}, expected floating point values.")
-    if mask is not None and jnp.result_type(mask) != jnp.bool_:
-        raise ConfigError(f"mask is {jnp.result_type(mask)}, expected bool: true where there is a candidate.")
-
-
-def check_temperature(temperature: float) -> None:
-    """Raises ConfigError unless the temperature is a finite number above 0."""
-    if not 0 < temperature < float("inf"):
-        raise ConfigError(f"temperature is {temperature}, expected a finite number above 0, for example 2.0.")
+    check_mask(mask)

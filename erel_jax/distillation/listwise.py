@@ -6,8 +6,9 @@ The teacher is anything that scores a query's candidates: a cross-encoder, late 
 import jax
 import jax.numpy as jnp
 
-from erel_jax.distillation.checks import check_scores, check_temperature
+from erel_jax.distillation.checks import check_scores
 from erel_jax.losses.across_devices import mean_over_rows
+from erel_jax.losses.checks import check_temperature
 from erel_jax.losses.similarity import EXCLUDED
 
 
@@ -47,8 +48,11 @@ def listwise_distillation_loss(
     check_temperature(temperature)
     check_scores(scores, teacher_scores, mask)
     real = jnp.ones(jnp.shape(scores), bool) if mask is None else mask
+    counted = jnp.sum(real, axis=1) > 1
+    # Scores of a list that does not count must not reach the softmax: NaN there would be a NaN slope.
+    real = real & counted[:, None]
     theirs = jax.lax.stop_gradient(teacher_scores.astype(jnp.float32)) / temperature
     target = jax.nn.softmax(jnp.where(real, theirs, EXCLUDED), axis=1)
     log_probs = jax.nn.log_softmax(jnp.where(real, scores.astype(jnp.float32), EXCLUDED), axis=1)
     losses = -jnp.sum(jnp.where(real, target * log_probs, 0.0), axis=1)
-    return mean_over_rows(losses, jnp.sum(real, axis=1) > 1, axis_name)
+    return mean_over_rows(losses, counted, axis_name)

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from erel_jax.distillation.checks import check_scores, check_temperature
+from erel_jax.distillation.checks import check_scores
 from erel_jax.distillation.soft_targets import soft_cross_entropy
+from erel_jax.losses.checks import check_temperature
 
 
 def logit_loss(

@@ -1,8 +1,10 @@
 """The loss of dataset reinforcement: pairs as they are labeled, and several teachers' opinion of the whole batch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from erel_jax.distillation.affinity import mimicry
 from erel_jax.errors import ConfigError
@@ -53,7 +55,7 @@ def reinforced_loss(
     """
     if not 0.0 <= share <= 1.0:
         raise ConfigError(f"share is {share}, expected 0 (no teacher) to 1 (teachers alone).")
-    counts = tuple(len(part) for part in (teacher_queries, teacher_items, teacher_log_scales))
+    counts = tuple(_count(part) for part in (teacher_queries, teacher_items, teacher_log_scales))
     if len(set(counts)) > 1 or 0 in counts:
         raise ConfigError(
             f"got queries of {counts[0]} teachers, items of {counts[1]} and log scales of {counts[2]}, expected the "
@@ -65,3 +67,8 @@ def reinforced_loss(
         return distilled
     contrast = symmetric_info_nce(queries, items, log_scale, group=group, axis_name=axis_name)
     return (1.0 - share) * contrast + share * distilled
+
+
+def _count(part: Any) -> int:
+    """Length of a sequence, 0 for what is none."""
+    return len(part) if isinstance(part, Sequence) or jnp.ndim(part) else 0

@@ -25,6 +25,7 @@ class ReinforcedSet:
     Attributes:
         store: the embeddings, copy by copy: row `copy · rows + row`.
         rows: number of pictures N.
+        picture: shape [H, W, C] of each.
         copies: copies of each.
         seed: of the whole set.
         augmentation: what was done to the copies.
@@ -32,26 +33,41 @@ class ReinforcedSet:
 
     store: StateStore
     rows: int
+    picture: tuple[int, ...]
     copies: int
     seed: int
     augmentation: Augmentation
 
     def embeddings(self, rows: np.ndarray, copies: np.ndarray) -> np.ndarray:
-        """What the teacher said of these copies, float32[B, E].
+        """What the teacher said of these copies, float32[B, E]; rows and copies are int[B].
 
         Raises:
-            ConfigError: a row or copy that is not stored.
+            ConfigError: a row or copy that is not stored, or rows and copies of different shapes.
         """
         return self.store.widened(self._places(rows, copies))
 
     def images(self, images: np.ndarray, rows: np.ndarray, copies: np.ndarray) -> jax.Array:
-        """The copies themselves, uint8[B, H, W, C], made again from `images` uint8[N, H, W, C]."""
+        """The copies themselves, uint8[B, H, W, C], made again from `images` uint8[N, H, W, C].
+
+        Raises:
+            ConfigError: as `embeddings`, or the images are not those of the set by number and shape.
+        """
         self._places(rows, copies)
+        if np.shape(images) != (self.rows, *self.picture):
+            raise ConfigError(
+                f"images have shape {list(np.shape(images))}, expected {[self.rows, *self.picture]}; bring all "
+                "pictures that the set was built from, in the same order."
+            )
         pictures = np.ascontiguousarray(images[rows])
         return augment(pictures, copy_seeds(self.seed, rows, copies), self.augmentation)
 
     def _places(self, rows: np.ndarray, copies: np.ndarray) -> np.ndarray:
         rows, copies = np.asarray(rows), np.asarray(copies)
+        if rows.shape != copies.shape or rows.ndim != 1 or rows.dtype.kind not in "iu" or copies.dtype.kind not in "iu":
+            raise ConfigError(
+                f"got rows {rows.dtype}{list(rows.shape)} and copies {copies.dtype}{list(copies.shape)}, expected both "
+                "as int[B]."
+            )
         if rows.size and (rows.min() < 0 or rows.max() >= self.rows or copies.min() < 0 or copies.max() >= self.copies):
             raise ConfigError(
                 f"got rows {rows.min()} to {rows.max()} and copies {copies.min()} to {copies.max()}, expected 0 to "
@@ -91,7 +107,7 @@ def reinforce(
         The set; `ReinforcedSet.store.encoded_rows` says how much was missing.
 
     Raises:
-        ConfigError: no identity, no copies, images of another kind.
+        ConfigError: no identity, no copies, images of another kind, or a teacher that gives other rows than asked.
         CheckpointError: the folder was built from something else; every difference is named.
         NonFiniteError: the teacher gave NaN or infinity.
 
@@ -106,7 +122,7 @@ def reinforce(
         places = np.minimum(np.arange(start, start + batch), stop - 1)
         rows, numbers = places % count, places // count
         pixels = augment(np.ascontiguousarray(images[rows]), copy_seeds(seed, rows, numbers), chosen)
-        return np.asarray(teacher(pixels), np.float32)[: stop - start]
+        return _rows_of(teacher(pixels), batch)[: stop - start]
 
     settings = {f"augmentation.{name}": repr(value) for name, value in dataclasses.asdict(chosen).items()}
     store = open_store(
@@ -117,7 +133,19 @@ def reinforce(
         encode=encode,
         progress=progress,
     )
-    return ReinforcedSet(store=store, rows=count, copies=copies, seed=seed, augmentation=chosen)
+    return ReinforcedSet(
+        store=store, rows=count, picture=images.shape[1:], copies=copies, seed=seed, augmentation=chosen
+    )
+
+
+def _rows_of(given: jax.typing.ArrayLike, count: int) -> np.ndarray:
+    found = np.asarray(given, np.float32)
+    if found.shape[:1] != (count,):
+        raise ConfigError(
+            f"the teacher gave {list(found.shape)} for {count} pictures, expected float[{count}, E]: one row for each, "
+            "in their order."
+        )
+    return found
 
 
 def _check(images: np.ndarray, copies: int, identity: Mapping[str, str]) -> None:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from erel_jax.errors import ConfigError
 from erel_jax.losses.across_devices import mean_over_rows
+from erel_jax.losses.checks import check_mask
 
 
 def bpr_loss(
@@ -27,7 +28,7 @@ def bpr_loss(
         (`jax.lax.pmean`).
 
     Raises:
-        ConfigError: shapes that do not fit.
+        ConfigError: shapes that do not fit, or a mask that is not bool.
 
     Negatives: the given ones; nothing else of the batch. Duplicates: a negative given twice counts twice; one that is
     the positive costs log 2 and teaches nothing, mask it. Crosses devices: the number of comparisons.
@@ -47,6 +48,9 @@ def bpr_loss(
         raise ConfigError(
             f"negative_scores are {shape} and mask {got}, expected [{jnp.shape(positive_scores)[0]}, N] both."
         )
+    check_mask(mask)
     lead = positive_scores.astype(jnp.float32)[:, None] - negative_scores.astype(jnp.float32)
     counted = jnp.ones(shape, bool) if mask is None else mask
+    # Before the softplus too: where NaN stands for no negative, its slope would be NaN times 0.
+    lead = jnp.where(counted, lead, 0.0)
     return mean_over_rows(jax.nn.softplus(-lead), counted, axis_name)

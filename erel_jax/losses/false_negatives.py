@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from erel_jax.errors import ConfigError
 from erel_jax.losses.across_devices import gather
-from erel_jax.losses.checks import check_pairs
+from erel_jax.losses.checks import check_hard_negatives, check_pairs
 from erel_jax.losses.similarity import products, unit
 
 
@@ -49,6 +49,7 @@ def false_negatives(
     rows, columns = jax.lax.stop_gradient((unit(queries), unit(items)))
     candidates = gather(columns, axis_name)
     if hard_negatives is not None:
+        check_hard_negatives(hard_negatives, *rows.shape)
         mined = jax.lax.stop_gradient(unit(hard_negatives)).reshape(-1, rows.shape[1])
         candidates = jnp.concatenate([candidates, gather(mined, axis_name)])
     positive = jnp.sum(rows * columns, axis=1)

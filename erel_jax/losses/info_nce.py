@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from erel_jax.errors import ConfigError
 from erel_jax.losses.across_devices import gather
-from erel_jax.losses.checks import check_group, check_pairs
+from erel_jax.losses.checks import check_group, check_hard_negatives, check_pairs
 from erel_jax.losses.contrast import contrastive, dense, gathered
 from erel_jax.losses.pair_ids import is_own, is_same_group, pair_ids
 from erel_jax.losses.similarity import EXCLUDED, products, unit
@@ -118,7 +118,7 @@ def info_nce(
     own = is_own(ids, all_ids)
     others = is_same_group(ids, all_ids) & jnp.logical_not(own)
     if hard_negatives is not None:
-        _check_hard_negatives(hard_negatives, rows)
+        check_hard_negatives(hard_negatives, *rows.shape)
         per_query = hard_negatives.shape[1]
         mined = gather(unit(hard_negatives).reshape(rows.shape[0] * per_query, rows.shape[1]), axis_name)
         candidates = jnp.concatenate([candidates, mined])
@@ -130,12 +130,6 @@ def info_nce(
         others = others | (excluded & jnp.logical_not(own))
     lse = jax.nn.logsumexp(jnp.where(others, EXCLUDED, logits), axis=1)
     return jnp.mean(lse - jnp.sum(rows * columns, axis=1))
-
-
-def _check_hard_negatives(hard_negatives: jax.Array, rows: jax.Array) -> None:
-    (batch, width), shape = rows.shape, jnp.shape(hard_negatives)
-    if len(shape) != 3 or (shape[0], shape[2]) != (batch, width) or shape[1] == 0:
-        raise ConfigError(f"hard_negatives have shape {shape}, expected [{batch}, H, {width}] with H above 0.")
 
 
 def _check_excluded(excluded: jax.Array, logits: jax.Array) -> None:

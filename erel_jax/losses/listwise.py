@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from erel_jax.errors import ConfigError
 from erel_jax.losses.across_devices import mean_over_rows
+from erel_jax.losses.checks import check_mask, check_temperature
 from erel_jax.losses.similarity import EXCLUDED
 
 
@@ -30,7 +31,7 @@ def listnet_loss(
         to be averaged over the axis (`jax.lax.pmean`).
 
     Raises:
-        ConfigError: the temperature is not positive, or shapes do not fit.
+        ConfigError: the temperature is not positive, shapes do not fit, or the mask is not bool.
 
     Negatives: the other candidates of the own list, each as far as it is less relevant. Duplicates: a candidate listed
     twice takes its share twice, in the target too. Crosses devices: the number of lists that count.
@@ -46,11 +47,14 @@ def listnet_loss(
         raise ConfigError(
             f"got scores {shape}, relevance {jnp.shape(relevance)} and mask {got}, expected the same [B, T]."
         )
-    if not 0 < temperature < float("inf"):
-        raise ConfigError(f"temperature is {temperature}, expected a finite number above 0.")
-    real = jnp.ones(shape, bool) if mask is None else mask
+    check_mask(mask)
+    check_temperature(temperature)
     gains = relevance.astype(jnp.float32)
+    real = jnp.ones(shape, bool) if mask is None else mask
+    counted = jnp.any(real & (gains > 0), axis=1)
+    # Scores of a list that does not count must not reach the softmax: NaN there would be a NaN slope.
+    real = real & counted[:, None]
     target = jax.nn.softmax(jnp.where(real, gains / temperature, EXCLUDED), axis=1)
     log_probs = jax.nn.log_softmax(jnp.where(real, scores.astype(jnp.float32), EXCLUDED), axis=1)
     losses = -jnp.sum(jnp.where(real, target * log_probs, 0.0), axis=1)
-    return mean_over_rows(losses, jnp.any(real & (gains > 0), axis=1), axis_name)
+    return mean_over_rows(losses, counted, axis_name)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from erel_jax.errors import ConfigError
 from erel_jax.losses.across_devices import gather
-from erel_jax.losses.checks import check_group, check_pairs
+from erel_jax.losses.checks import check_group, check_pairs, is_positive
 from erel_jax.losses.pair_ids import is_same_group, pair_ids
 from erel_jax.losses.similarity import EXCLUDED, products, unit
 
@@ -47,8 +47,8 @@ def margin_loss(
     Reference: Kiros et al. 2014; the hardest negative from VSE++ (Faghri et al. 2018). Relation: `symmetric_info_nce`
     weighs all negatives smoothly; `semi_hard_triplet_loss` avoids the very hardest.
     """
-    if not margin > 0:
-        raise ConfigError(f"margin is {margin}, expected a number above 0, for example 0.2.")
+    if not is_positive(margin):
+        raise ConfigError(f"margin is {margin!r}, expected a finite number above 0, for example 0.2.")
     check_pairs(queries, items)
     check_group(group, jnp.shape(queries)[0])
     queries, items = unit(queries), unit(items)

@@ -6,8 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from erel_jax.errors import ConfigError
+from erel_jax.losses.checks import is_finite
 
 EMBEDDINGS = (
     "queries",
@@ -44,8 +46,8 @@ def matryoshka(
         normalize each prefix again, which serving must do too.
 
     Raises:
-        ConfigError: no widths, a width twice or below 1, weights that do not fit or are negative; when called, a width
-            above that of an embedding, or a loss without embeddings of these names.
+        ConfigError: no widths, a width twice, below 1 or no whole number, weights that do not fit, are negative or not
+            finite; when called, a width above that of an embedding, or a loss without embeddings of these names.
 
     Negatives, duplicates, what crosses devices: as in `loss`, at each width. Gathering happens once per width.
 
@@ -53,11 +55,16 @@ def matryoshka(
 
     Reference: Kusupati et al. 2022 (MRL). Relation: wraps any sibling, also the chunked ones.
     """
-    shares = [1.0] * len(widths) if weights is None else [float(weight) for weight in weights]
-    if not widths or len(set(widths)) != len(widths) or min(widths) < 1:
-        raise ConfigError(f"got widths {list(widths)}, expected different numbers above 0, for example (64, 32).")
-    if len(shares) != len(widths) or min(shares) < 0 or not sum(shares) > 0:
-        raise ConfigError(f"got weights {shares} for widths {list(widths)}, expected one number from 0 for each.")
+    if (
+        not isinstance(widths, Sequence)
+        or not all(isinstance(width, int | np.integer) and width >= 1 for width in widths)
+        or not 0 < len(set(widths)) == len(widths)
+    ):
+        raise ConfigError(f"got widths {widths}, expected different whole numbers above 0, for example (64, 32).")
+    shares = [1.0] * len(widths) if weights is None else np.atleast_1d(np.asarray(weights)).tolist()
+    sound = len(shares) == len(widths) and all(is_finite(share) and share >= 0 for share in shares)
+    if not (sound and is_finite(sum(shares)) and sum(shares) > 0):
+        raise ConfigError(f"got weights {shares} for widths {list(widths)}, expected a finite number from 0 for each.")
     signature = inspect.signature(loss)
 
     def over_prefixes(*arguments: Any, **named: Any) -> jax.Array:

@@ -26,7 +26,10 @@ class PairIds(NamedTuple):
 
 
 def pair_ids(count: int, group: jax.typing.ArrayLike | None = None, axis_name: str | None = None) -> PairIds:
-    """Ids of this device's `count` pairs; a negative group id makes its pair a group of its own."""
+    """Ids of this device's `count` pairs; a negative group id makes its pair a group of its own.
+
+    The group ids have passed `checks.check_group`, so that int32 holds them.
+    """
     index = jnp.arange(count, dtype=jnp.int32)
     if axis_name is not None:
         index = index + jax.lax.axis_index(axis_name).astype(jnp.int32) * count

@@ -52,12 +52,13 @@ def full_softmax(
     check_embeddings("user_states", user_states)
     check_embeddings("item_embeddings", item_embeddings)
     _check_targets(targets, jnp.shape(user_states)[0])
-    logits = products(user_states.astype(jnp.float32), item_embeddings.astype(jnp.float32))
+    _check_width("item_embeddings", item_embeddings, user_states)
+    real = targets >= 0
+    logits = products(_of_real_rows(user_states, real), item_embeddings.astype(jnp.float32))
     if log_popularity is not None:
         if jnp.shape(log_popularity) != logits.shape[1:]:
             raise ConfigError(f"log_popularity has shape {jnp.shape(log_popularity)}, expected {logits.shape[1:]}.")
         logits = logits + log_popularity.astype(jnp.float32)[None, :]
-    real = targets >= 0
     column = jnp.where(real, targets, 0)[:, None]
     positive = jnp.take_along_axis(logits, column, axis=1, mode="fill", fill_value=jnp.nan)[:, 0]
     return mean_over_rows(jax.nn.logsumexp(logits, axis=1) - positive, real, axis_name)
@@ -83,8 +84,8 @@ def sampled_softmax(
         targets: int32[B], item number of each target; negative for a padding row, which costs and counts nothing.
         sampled_ids: int32[S], item numbers of the sample. A row's own target among them is left out.
         log_popularity: float32[N] or None, log of the probability with which each item is drawn, by item number,
-            subtracted from the logits; None corrects nothing. Finite for every target: smooth the counts. An item
-            number beyond it makes the loss NaN.
+            subtracted from the logits; None corrects nothing. Finite for every target: smooth the counts. A target
+            beyond it makes the loss NaN, and so does a sampled id that is negative or beyond it.
         correct_positive: subtract it from the target's logit too, as is customary; a constant in `log_popularity` then
             changes nothing. False subtracts `log(S) + log_popularity` from the sample alone: the denominator is then an
             unbiased estimate of the full softmax's, and the gradient tends to that of `full_softmax` as S grows.
@@ -105,22 +106,41 @@ def sampled_softmax(
     check_embeddings("user_states", user_states)
     check_embeddings("sampled_embeddings", sampled_embeddings)
     _check_targets(targets, jnp.shape(user_states)[0])
+    _check_width("sampled_embeddings", sampled_embeddings, user_states)
     _check_sample(positive_embeddings, jnp.shape(user_states), sampled_ids, jnp.shape(sampled_embeddings))
-    states = user_states.astype(jnp.float32)
-    positive = jnp.sum(states * positive_embeddings.astype(jnp.float32), axis=1)
-    sampled = products(states, sampled_embeddings.astype(jnp.float32))
     real = targets >= 0
+    states = _of_real_rows(user_states, real)
+    positive = jnp.sum(states * _of_real_rows(positive_embeddings, real), axis=1)
+    sampled = products(states, sampled_embeddings.astype(jnp.float32))
     if log_popularity is not None:
+        if jnp.ndim(log_popularity) != 1:
+            raise ConfigError(f"log_popularity has shape {jnp.shape(log_popularity)}, expected [N], by item number.")
         log_drawn = jnp.asarray(log_popularity, jnp.float32)
-        sampled = sampled - jnp.take(log_drawn, sampled_ids, mode="fill", fill_value=jnp.nan)[None, :]
+        sampled = sampled - _looked_up(log_drawn, sampled_ids)[None, :]
         if correct_positive:
-            own = jnp.take(log_drawn, jnp.where(real, targets, 0), mode="fill", fill_value=jnp.nan)
-            positive = positive - own
+            positive = positive - jnp.where(real, _looked_up(log_drawn, targets), 0.0)
         else:
             sampled = sampled - math.log(sampled.shape[1])
     sampled = jnp.where(sampled_ids[None, :] == targets[:, None], EXCLUDED, sampled)
     lse = jax.nn.logsumexp(jnp.concatenate([positive[:, None], sampled], axis=1), axis=1)
     return mean_over_rows(lse - positive, real, axis_name)
+
+
+def _of_real_rows(values: jax.Array, real: jax.Array) -> jax.Array:
+    """Values [B, E] as float32 with padding rows at 0: NaN in one would reach the gradient of every item as NaN · 0."""
+    return jnp.where(real[:, None], values.astype(jnp.float32), 0.0)
+
+
+def _looked_up(log_drawn: jax.Array, ids: jax.Array) -> jax.Array:
+    """Entries by item number, NaN for a number that is negative or beyond the end."""
+    entries = log_drawn.at[jnp.asarray(ids)]
+    return entries.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def _check_width(name: str, values: jax.Array, states: jax.Array) -> None:
+    got, wanted = jnp.shape(values)[1], jnp.shape(states)[1]
+    if got != wanted:
+        raise ConfigError(f"{name} have width {got} and user_states {wanted}, expected the same for a dot product.")
 
 
 def _check_targets(targets: jax.Array, rows: int) -> None:
@@ -134,3 +154,5 @@ def _check_sample(positive: jax.Array, wanted: tuple[int, ...], ids: jax.Array, 
         raise ConfigError(f"positive_embeddings have shape {jnp.shape(positive)}, expected {wanted}, as user_states.")
     if jnp.shape(ids) != sampled[:1]:
         raise ConfigError(f"sampled_ids have shape {jnp.shape(ids)}, one id per sampled embedding is expected.")
+    if not jnp.issubdtype(jnp.result_type(ids), jnp.integer):
+        raise ConfigError(f"sampled_ids are {jnp.result_type(ids)}, expected int32{list(sampled[:1])}, item numbers.")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from erel_jax.errors import ConfigError
 from erel_jax.losses.across_devices import varying_like
+from erel_jax.losses.checks import is_positive
 
 LOG_SCALE_LIMIT = math.log(100.0)
 """Upper bound of the learned log scale, as in CLIP: similarities are multiplied by at most 100."""
@@ -68,6 +69,6 @@ def log_scale_of(temperature: float) -> float:
         >>> round(log_scale_of(0.5), 4)
         0.6931
     """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ConfigError(f"temperature is {temperature}, expected a finite number above 0, for example 0.07.")
+    if not is_positive(temperature):
+        raise ConfigError(f"temperature is {temperature!r}, expected a finite number above 0, for example 0.07.")
     return -math.log(temperature)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from erel_jax.errors import ConfigError
 from erel_jax.losses.across_devices import gather, mean_over_rows
-from erel_jax.losses.checks import check_embeddings, check_group, check_pairs
+from erel_jax.losses.checks import check_embeddings, check_group, check_pairs, is_positive
 from erel_jax.losses.pair_ids import is_same_group, pair_ids
 from erel_jax.losses.similarity import products, unit
 
@@ -102,5 +102,5 @@ def semi_hard_triplet_loss(
 
 
 def _check_margin(margin: float) -> None:
-    if not margin > 0:
-        raise ConfigError(f"margin is {margin}, expected a number above 0, for example 0.2.")
+    if not is_positive(margin):
+        raise ConfigError(f"margin is {margin!r}, expected a finite number above 0, for example 0.2.")

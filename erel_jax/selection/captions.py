@@ -5,6 +5,7 @@ memory to count copies. The first rule that a caption breaks is its reason.
 """
 
 import hashlib
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -49,9 +50,9 @@ class CaptionRules:
 
     def __post_init__(self) -> None:
         for name in ("min_words", "min_characters", "repetition_words"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more.")
-        if self.max_characters < max(1, self.min_characters):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected a finite number from 0.")
+        if not self.max_characters >= max(1, self.min_characters):
             raise ConfigError(
                 f"max_characters is {self.max_characters} with min_characters {self.min_characters}, expected at least "
                 "as many."
@@ -59,7 +60,7 @@ class CaptionRules:
         for name in ("max_word_share", "min_letter_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected a share in 0..1.")
-        if self.max_copies is not None and self.max_copies < 1:
+        if self.max_copies is not None and not self.max_copies >= 1:
             raise ConfigError(f"max_copies is {self.max_copies}, expected at least 1, or None to keep all.")
 
 

@@ -3,6 +3,7 @@
 Pictures come as decoded pixels, one at a time, so they can be streamed; only reasons are kept in memory.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -33,8 +34,8 @@ class ImageRules:
     min_deviation: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.min_side < 1:
-            raise ConfigError(f"min_side is {self.min_side}, expected at least 1 pixel.")
+        if not 1 <= self.min_side < math.inf:
+            raise ConfigError(f"min_side is {self.min_side}, expected a finite number of pixels, at least 1.")
         if not self.max_aspect >= 1:
             raise ConfigError(f"max_aspect is {self.max_aspect}, expected at least 1.")
         if not 0 <= self.min_deviation < 128:

@@ -6,15 +6,16 @@ chunk by chunk, each chunk given those already chosen, because in a contrastive 
 Both have static shapes and run inside `jit`.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from erel_jax.errors import ConfigError
 from erel_jax.losses.checks import check_embeddings, check_group
+from erel_jax.losses.pair_ids import pair_ids
 from erel_jax.losses.similarity import unit
 from erel_jax.losses.temperature import clamped_scale
 
@@ -83,7 +84,7 @@ def select_jointly(
     count: int,
     chunks: int = 16,
     key: jax.Array | None = None,
-    group: jax.Array | None = None,
+    group: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """Joint choice (JEST) of a batch from a super-batch.
 
@@ -96,14 +97,15 @@ def select_jointly(
         chunks: static number of steps. One chunk equals `most_learnable` on `S_jj`.
         key: with a key, each chunk is drawn without replacement with probability proportional to the exponential of
             the scores, as published; without one, the best are taken.
-        group: int32[B] or None; combinations of different pairs of one group count for nothing.
+        group: int32[B] or None; combinations of different pairs of one group count for nothing. A negative id is a
+            group of its own.
 
     Returns:
         int32[count], distinct rows in the order in which they were chosen.
 
     Raises:
         ConfigError: the two sides of a model differ in shape, the models in the number of pairs, `count` does not fit,
-            or a scale or bias that is a plain number is not finite.
+            or a scale or bias whose value can be seen is no finite number.
 
     Memory: count / chunks rows of B losses at a time, never B x B. Numerics: float32. NaN in a row makes that row's
     score NaN, which is never chosen while others are left.
@@ -120,7 +122,7 @@ def select_jointly(
         )
     size = count // chunks
     models = [_prepared(learner), _prepared(reference)]
-    ids = jnp.arange(batch, dtype=jnp.int32) if group is None else jnp.asarray(group).astype(jnp.int32)
+    ids = pair_ids(batch, group).group
     own = jax.nn.softplus(-_own_logits(models[0])) - jax.nn.softplus(-_own_logits(models[1]))
     own = jnp.where(jnp.isnan(own), -jnp.inf, own)
 
@@ -157,7 +159,8 @@ def _check(model: ScoringModel, name: str) -> int:
         )
     for part in ("log_scale", "bias"):
         value = getattr(model, part)
-        if isinstance(value, float | int | np.floating) and not math.isfinite(value):
+        seen = 0.0 if isinstance(value, Tracer) else value
+        if jnp.shape(value) != () or not np.isfinite(np.asarray(seen, np.float64)):
             raise ConfigError(
                 f"{name}: {part} is {value}, expected a finite number; `losses.log_scale_of` makes a log scale from a "
                 "temperature above 0."

@@ -5,6 +5,7 @@ fingerprint of the data. Replaying reads the rows back; it does not run the filt
 may differ between machines.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from erel_jax.artifacts import ArtifactDir, verify_manifest
+from erel_jax.artifacts import MANIFEST_NAME, ArtifactDir, Manifest, verify_manifest
 from erel_jax.errors import ConfigError, CorruptArtifactError, DataError
 from erel_jax.selection.outcome import Outcome
 
@@ -39,6 +40,7 @@ def save_selection(folder: str | os.PathLike[str], outcome: Outcome, *, overwrit
         "reason_names": list(outcome.reason_names),
         "removed_by_reason": outcome.counts(),
     }
+    metadata["digest"] = _digest(metadata)
     with ArtifactDir(folder, kind=KIND, schema_version=SCHEMA, metadata=metadata, overwrite=overwrite) as artifact:
         for name in ("kept", "removed", "reasons"):
             np.save(artifact.file(f"{name}.npy"), getattr(outcome, name), allow_pickle=False)
@@ -54,31 +56,36 @@ def load_selection(folder: str | os.PathLike[str]) -> Outcome:
         The outcome.
 
     Raises:
-        CorruptArtifactError: a file is missing or damaged, or rows do not fit together.
+        CorruptArtifactError: a file is missing or damaged, the manifest was changed, or rows do not fit together;
+            names the file.
     """
     manifest = verify_manifest(folder, kind=KIND)
     if manifest.schema_version != SCHEMA:
         raise CorruptArtifactError(
             f"{folder} has layout {manifest.schema_version}, this version reads {SCHEMA}. Make the selection again."
         )
-    arrays = {name: np.load(os.path.join(folder, f"{name}.npy")) for name in ("kept", "removed", "reasons")}
-    try:
-        outcome = Outcome(
-            name=manifest.metadata["name"],
-            settings=manifest.metadata["settings"],
-            fingerprint=manifest.metadata["fingerprint"],
-            reason_names=tuple(manifest.metadata["reason_names"]),
-            **arrays,
-        )
-        rows = int(manifest.metadata["rows"])
-    except KeyError as error:
-        raise CorruptArtifactError(f"{folder} lacks {error} in its manifest. Make the selection again.") from error
+    metadata = _metadata(folder, manifest)
+    rows = metadata["rows"]
+    outcome = Outcome(
+        name=metadata["name"],
+        settings=metadata["settings"],
+        fingerprint=metadata["fingerprint"],
+        reason_names=tuple(metadata["reason_names"]),
+        kept=_column(folder, "kept"),
+        removed=_column(folder, "removed"),
+        reasons=_column(folder, "reasons"),
+    )
+    for name in ("kept", "removed"):
+        if (np.diff(getattr(outcome, name)) <= 0).any():
+            raise _corrupt(folder, f"{name}.npy", "has rows that do not ascend")
     everyone = np.sort(np.concatenate([outcome.kept, outcome.removed]))
-    fits = np.array_equal(everyone, np.arange(rows)) and len(outcome.reasons) == len(outcome.removed)
-    if not fits or not np.isin(outcome.reasons, np.arange(len(outcome.reason_names))).all():
-        raise CorruptArtifactError(
-            f"{folder}: kept and removed rows are not all {rows} rows. Make the selection again."
-        )
+    if len(everyone) != rows or not np.array_equal(everyone, np.arange(rows)):
+        raise _corrupt(folder, "kept.npy", f"and removed.npy hold rows that are not all {rows} rows")
+    known = np.isin(outcome.reasons, np.arange(len(outcome.reason_names))).all()
+    if not known or len(outcome.reasons) != len(outcome.removed):
+        raise _corrupt(folder, "reasons.npy", "does not hold one known reason for each removed row")
+    if metadata["removed_by_reason"] != outcome.counts():
+        raise _corrupt(folder, MANIFEST_NAME, "counts other reasons than reasons.npy holds")
     return outcome
 
 
@@ -103,6 +110,50 @@ def replay_selection(folder: str | os.PathLike[str], fingerprint: str) -> Outcom
             "would mean other rows. Bring the same data in the same order, or run the filter again."
         )
     return outcome
+
+
+def _metadata(folder: str | os.PathLike[str], manifest: Manifest) -> dict[str, Any]:
+    """What the manifest says of the selection; CorruptArtifactError unless it is of the form that was stored."""
+    metadata = dict(manifest.metadata)
+    kinds = {
+        "name": str,
+        "settings": dict,
+        "fingerprint": str,
+        "rows": int,
+        "reason_names": list,
+        "removed_by_reason": dict,
+    }
+    for name, kind in kinds.items():
+        if type(metadata.get(name)) is not kind:
+            got = repr(metadata[name]) if name in metadata else "nothing"
+            raise _corrupt(folder, MANIFEST_NAME, f"has {got} for {name}, expected {kind.__name__}")
+    names = metadata["reason_names"]
+    if not all(isinstance(name, str) for name in names):
+        raise _corrupt(folder, MANIFEST_NAME, f"has the reason names {names}, expected texts")
+    # Selections of earlier releases have no digest.
+    if metadata.pop("digest", None) not in (None, _digest(metadata)):
+        raise _corrupt(folder, MANIFEST_NAME, "was changed after it was stored")
+    return metadata
+
+
+def _column(folder: str | os.PathLike[str], name: str) -> np.ndarray:
+    try:
+        values = np.load(os.path.join(folder, f"{name}.npy"), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _corrupt(folder, f"{name}.npy", f"cannot be read ({error})") from error
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind != "i":
+        got = f"{values.dtype}{list(values.shape)}" if isinstance(values, np.ndarray) else "an archive"
+        raise _corrupt(folder, f"{name}.npy", f"holds {got}, expected whole numbers [N]")
+    return values
+
+
+def _corrupt(folder: str | os.PathLike[str], file: str, what: str) -> CorruptArtifactError:
+    return CorruptArtifactError(f"{os.path.join(folder, file)} {what}. Make the selection again.")
+
+
+def _digest(metadata: Mapping[str, Any]) -> str:
+    text = json.dumps(dict(metadata), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _plain(settings: Mapping[str, Any]) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 from erel_jax.errors import ConfigError, DataError, NonFiniteError
 from erel_jax.selection.blocks import BLOCK_ROWS, Embeddings, blocks_of
 from erel_jax.selection.fingerprint import score_fingerprint
+from erel_jax.selection.kmeans import unit_rows
 from erel_jax.selection.outcome import KEPT, Outcome, decide
 
 _SHOWN = 5
@@ -45,8 +46,7 @@ def pair_cosines(queries: Embeddings, items: Embeddings, *, rows: int = BLOCK_RO
         count = start + len(left)
         if len(left) != len(right):
             raise DataError(_misaligned(count, start + len(right), others, len(right) < len(left)))
-        lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-        found.append(np.einsum("ne,ne->n", left, right) / np.where(lengths > 0, lengths, 1))
+        found.append(np.einsum("ne,ne->n", unit_rows(left), unit_rows(right)))
     if next(others, None) is not None:
         raise DataError(f"there are {count} queries and more items than that, expected as many of each, row by row.")
     return np.concatenate(found).astype(np.float32)

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import IO, Literal
 
 import jax
 import numpy as np
@@ -54,10 +54,14 @@ class DedupSettings:
 
     def __post_init__(self) -> None:
         for name in ("probes", "iterations", "sample_per_cluster", "tile_rows"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1.")
-        if self.clusters is not None and self.clusters < 1:
-            raise ConfigError(f"clusters is {self.clusters}, expected at least 1, or None to choose by size.")
+            if not _whole(getattr(self, name), 1):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}, expected a whole number, at least 1.")
+        if not _whole(self.seed, 0):
+            raise ConfigError(f"seed is {self.seed!r}, expected a whole number from 0.")
+        if self.clusters is not None and not _whole(self.clusters, 1):
+            raise ConfigError(
+                f"clusters is {self.clusters!r}, expected a whole number, at least 1, or None to choose by size."
+            )
         if self.keep not in ("hard", "easy", "random"):
             raise ConfigError(f"keep is {self.keep!r}, expected 'hard', 'easy' or 'random'.")
 
@@ -100,7 +104,7 @@ def semdedup(
         The outcome, reason `near_duplicate`.
 
     Raises:
-        ConfigError: a setting or the width of a block does not fit.
+        ConfigError: a setting or the width of a block does not fit, or nothing can be written to `scratch`.
         DataError: there are no rows.
         NonFiniteError: rows hold NaN or infinity; names them.
     """
@@ -169,6 +173,10 @@ def check_epsilon(epsilon: float) -> None:
         raise ConfigError(f"epsilon is {epsilon}, expected 0 to 2; cosines above 1 - epsilon are duplicates.")
 
 
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int | np.integer) and int(value) >= least
+
+
 def _measured(found: Earlier, digest: str, settings: DedupSettings, largest: int) -> DuplicateCosines:
     return DuplicateCosines(
         cosines=found.cosines,
@@ -201,7 +209,7 @@ def _random_access(
     with ExitStack() as stack:
         copy = None
         if callable(embeddings):
-            copy = stack.enter_context(tempfile.NamedTemporaryFile(dir=scratch, suffix=".f32"))
+            copy = stack.enter_context(_temporary_file(scratch))
         for start, block in blocks_of(embeddings):
             digest.rows(block)
             sample.add(block)
@@ -214,6 +222,16 @@ def _random_access(
             copy.flush()
             rows = np.memmap(copy.name, np.float32, "r", shape=(count, width))
         yield rows, digest.digest(), count, sample
+
+
+def _temporary_file(scratch: str | os.PathLike[str] | None) -> IO[bytes]:
+    try:
+        return tempfile.NamedTemporaryFile(dir=scratch, suffix=".f32")
+    except OSError as error:
+        raise ConfigError(
+            f"scratch is {scratch}, and no temporary copy of the stream can be made there ({error}); name a folder "
+            "that exists and can be written to."
+        ) from error
 
 
 def _expected_clusters(embeddings: Embeddings) -> int:

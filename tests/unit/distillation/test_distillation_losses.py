@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -234,6 +235,10 @@ ZERO = jnp.float32(0.0)
         (lambda: distillation.listwise_distillation_loss(ROWS, ROWS, temperature=math.nan), r"temperature is nan"),
         (lambda: distillation.listwise_distillation_loss(ROWS, ROWS, mask=ROWS), r"mask is float32, expected bool"),
         (lambda: distillation.reinforced_loss(ROWS, ROWS, [], [], ZERO, []), r"queries of 0 teachers"),
+        (
+            lambda: distillation.reinforced_loss(ROWS, ROWS, *cast(Any, (ROWS, ROWS, ZERO, 3.0))),
+            r"pass sequences also for one",
+        ),
         (lambda: distillation.reinforced_loss(ROWS, ROWS, [ROWS], [ROWS], ZERO, [ZERO, ZERO]), r"log scales of 2"),
         (lambda: distillation.reinforced_loss(ROWS, ROWS, [ROWS], [ROWS], ZERO, [ZERO], share=1.5), r"share is 1.5"),
     ],
@@ -241,3 +246,10 @@ ZERO = jnp.float32(0.0)
 def test_bad_arguments_are_refused(call, message):
     with pytest.raises(ConfigError, match=message):
         call()
+
+
+def test_nan_in_a_list_that_does_not_count_has_no_slope():
+    scores = jnp.array([[jnp.nan, 0.1], [0.2, 0.3]])
+    mask = jnp.array([[True, False], [True, True]])
+    loss = jax.value_and_grad(lambda s: distillation.listwise_distillation_loss(s, jnp.eye(2), mask=mask))
+    assert all(np.isfinite(part).all() for part in loss(scores))

@@ -181,6 +181,14 @@ def test_a_broken_teacher_is_named(tmp_path):
         (lambda folder: reinforce(folder, IMAGES[0], look, width=5, identity=IDENTITY), "uint8.*expected uint8.N"),
         (lambda folder: build(folder).embeddings(np.array([-1]), np.array([0])), "rows -1 to -1"),
         (lambda folder: build(folder).images(IMAGES, np.array([0]), np.array([3])), "copies 3 to 3"),
+        (
+            lambda folder: build(folder, teacher=lambda x: look(x)[:3]),
+            r"gave \[3, 5\] for 4 pictures, expected float\[4, E\]",
+        ),
+        (lambda folder: build(folder, teacher=lambda x: np.zeros((5, 5))), r"gave \[5, 5\] for 4 pictures"),
+        (lambda folder: build(folder).embeddings(ROWS[:3], ROWS[:1]), r"rows int64\[3\] and copies int64\[1\]"),
+        (lambda folder: build(folder).images(IMAGES[:, :8], ROWS[:1], ROWS[:1]), r"expected \[6, 9, 12, 3\]"),
+        (lambda folder: build(folder).images(IMAGES[:5], ROWS[5:], ROWS[:1]), r"images have shape \[5, 9, 12, 3\]"),
     ],
 )
 def test_bad_arguments_are_refused(tmp_path, call, message):

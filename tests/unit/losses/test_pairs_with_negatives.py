@@ -129,6 +129,9 @@ def test_bad_arguments():
             bad()
     with pytest.raises(ConfigError, match="ratio is"):
         losses.false_negatives(side, side, ratio=0.0)
+    for shape in ((3, 2, 6), (2, 2, 3)):
+        with pytest.raises(ConfigError, match=r"hard_negatives have shape .*, expected \[3, H, 3\]"):
+            losses.false_negatives(side, side, hard_negatives=jnp.zeros(shape))
     with pytest.raises(ConfigError, match="as anchors"):
         losses.triplet_loss(side, side, jnp.eye(3)[:2])
     with pytest.raises(ConfigError, match=r"expected \[3, H, 3\]"):

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,47 @@ def test_full_softmax_against_numpy_with_padding_rows():
         np.testing.assert_allclose(loss, np.mean(rows), rtol=1e-5)
     assert run(losses.full_softmax, states, table, np.full(5, -1, np.int32)) == 0.0
     assert np.isnan(run(losses.full_softmax, states, table, np.array([2, 6, 5, 0, -1], np.int32)))
+
+
+def test_nan_where_nothing_counts_reaches_no_gradient():
+    """NaN in a padding row, and an impossible item 0, whose popularity such a row would look up."""
+    draw = np.random.default_rng(1)
+    states, table = (draw.normal(size=shape).astype(np.float32) for shape in ((3, 4), (6, 4)))
+    targets, ids, prior = jnp.array([2, -1, 4]), jnp.array([3, 5]), jnp.log(jnp.arange(6.0))
+    bad, picked = (jnp.asarray(rows).at[1].set(jnp.nan) for rows in (states, table[:3]))
+
+    def full(states, table):
+        return losses.full_softmax(states, table, targets, log_popularity=prior)
+
+    def sampled(states, table):
+        given: dict[str, Any] = {"targets": targets, "sampled_ids": ids, "log_popularity": prior}
+        return losses.sampled_softmax(states, picked, table[ids], **given)
+
+    for loss in (full, sampled):
+        slopes = jax.jit(jax.grad(loss, argnums=(0, 1)))(bad, jnp.asarray(table))
+        assert all(np.isfinite(slope).all() for slope in slopes)
+        assert np.abs(slopes[1]).max() > 0 and not np.asarray(slopes[0])[1].any()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda s: losses.bpr_loss(s[:, 0], s[:, :2], mask=jnp.array([[True, False], [True, True], [False, True]])),
+        lambda s: losses.listnet_loss(s, jnp.array([[1.0, 0, 0], [0, 0, 0], [1, 0, 0]]), mask=jnp.isfinite(s)),
+        lambda s: losses.listnet_loss(s, jnp.array([[0.0, 0, 0], [0, 1, 0], [1, 0, 0]])),
+    ],
+)
+def test_masked_nan_has_no_slope(loss):
+    scores = jnp.array([[0.5, jnp.nan, 0.2], [0.1, 0.3, 0.7], [0.2, 0.4, 0.1]])
+    value, slope = jax.value_and_grad(loss)(scores)
+    assert np.isfinite(value) and np.isfinite(slope).all()
+
+
+def test_sampled_ids_that_are_no_items_are_nan():
+    states = jnp.eye(3)
+    given: dict[str, Any] = {"targets": jnp.arange(3), "log_popularity": jnp.zeros(3)}
+    for ids in ([0, 1, -1], [0, 1, 3]):
+        assert np.isnan(losses.sampled_softmax(states, states, states, sampled_ids=jnp.array(ids), **given))
 
 
 def test_full_softmax_by_hand():
@@ -126,7 +168,18 @@ def test_matryoshka_cuts_the_hard_negatives_too():
 
 
 @pytest.mark.parametrize(
-    ("widths", "weights"), [((), None), ((4, 4), None), ((0,), None), ((4, 2), (1,)), ((4,), (-1,)), ((4,), (0,))]
+    ("widths", "weights"),
+    [
+        ((), None),
+        ((4, 4), None),
+        ((0,), None),
+        ((4, 2), (1,)),
+        ((4,), (-1,)),
+        ((4,), (0,)),
+        ((4, 2), (1, math.inf)),
+        ((2.0,), None),
+        (3, None),
+    ],
 )
 def test_bad_widths(widths, weights):
     with pytest.raises(ConfigError, match="got w"):
@@ -153,6 +206,21 @@ def test_bad_arguments():
         losses.sampled_softmax(
             side, side[:2], side, targets=jnp.zeros(3, jnp.int32), sampled_ids=jnp.zeros(3, jnp.int32)
         )
+    for popularity in (None, jnp.zeros(3)):
+        given: dict[str, Any] = {"targets": jnp.arange(3), "log_popularity": popularity}
+        with pytest.raises(ConfigError, match="sampled_ids are float32"):
+            losses.sampled_softmax(side, side, side, sampled_ids=jnp.zeros(3), **given)
+    given = {"targets": jnp.arange(3), "sampled_ids": jnp.arange(3)}
+    with pytest.raises(ConfigError, match=r"log_popularity has shape \(3, 2\)"):
+        losses.sampled_softmax(side, side, side, **given, log_popularity=jnp.zeros((3, 2)))
+    with pytest.raises(ConfigError, match="sampled_embeddings have width 2 and user_states 3"):
+        losses.sampled_softmax(side, side, side[:, :2], **given)
+    with pytest.raises(ConfigError, match="item_embeddings have width 2 and user_states 3"):
+        losses.full_softmax(side, side[:, :2], jnp.arange(3))
+    with pytest.raises(ConfigError, match="mask is float32, expected bool"):
+        losses.listnet_loss(side, side, mask=side)
+    with pytest.raises(ConfigError, match="mask is float32, expected bool"):
+        losses.bpr_loss(jnp.zeros(3), side, mask=-side)
     with pytest.raises(ConfigError, match="the same"):
         losses.listnet_loss(side, jnp.zeros((3, 2)))
     with pytest.raises(ConfigError, match="temperature is 0"):

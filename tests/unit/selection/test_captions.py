@@ -75,5 +75,8 @@ def test_bad_input():
         CaptionRules(min_letter_share=1.5)
     with pytest.raises(ConfigError, match="max_characters"):
         CaptionRules(max_characters=3)
+    for name in ("min_words", "max_characters", "max_copies"):
+        with pytest.raises(ConfigError, match=f"{name} is nan"):
+            CaptionRules(**{name: float("nan")})  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match="max_copies"):
         CaptionRules(max_copies=0)

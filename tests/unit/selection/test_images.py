@@ -47,5 +47,7 @@ def test_bad_input():
         ImageRules(max_aspect=0.5)
     with pytest.raises(ConfigError, match="min_side"):
         ImageRules(min_side=0)
+    with pytest.raises(ConfigError, match="min_side is nan"):
+        ImageRules(min_side=cast(Any, float("nan")))
     with pytest.raises(ConfigError, match="min_deviation"):
         ImageRules(min_deviation=-1)

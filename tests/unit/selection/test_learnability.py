@@ -91,6 +91,12 @@ def test_pairs_of_one_group_are_chosen_by_their_own_scores():
     assert found.tolist() == np.argsort(-own, kind="stable")[:12].tolist()
 
 
+@pytest.mark.parametrize("group", [np.full(B, -1), -1 - np.arange(B), np.arange(B)])
+def test_pairs_without_a_group_are_groups_of_their_own(group):
+    found = jointly(LEARNER, REFERENCE, count=12, chunks=4, group=group)
+    assert found.tolist() == jointly(LEARNER, REFERENCE, count=12, chunks=4).tolist()
+
+
 def test_draws_follow_the_scores():
     draw = jax.jit(jax.vmap(lambda key: most_learnable(jnp.array([0.0, 3.0]), 1, key)[0]))
     assert 0.8 < np.mean(draw(jax.random.split(jax.random.key(0), 50))) < 1.0
@@ -103,11 +109,13 @@ def test_bad_input():
         select_jointly(LEARNER, _model(1, 7, 2.0, -2.0, 20), count=12)
     with pytest.raises(ConfigError, match="count=10 of 24 pairs in 4 chunks"):
         select_jointly(LEARNER, REFERENCE, count=10, chunks=4)
-    for scale in (float("inf"), float("nan")):
+    for scale in (float("inf"), float("nan"), np.array(np.nan), jnp.float32(np.nan)):
         with pytest.raises(ConfigError, match=f"learner: log_scale is {scale}"):
             select_jointly(LEARNER._replace(log_scale=scale), REFERENCE, count=16)
     with pytest.raises(ConfigError, match="reference: bias is nan"):
         select_jointly(LEARNER, REFERENCE._replace(bias=float("nan")), count=16)
+    with pytest.raises(ConfigError, match="do not fit into int32"):
+        select_jointly(LEARNER, REFERENCE, count=16, group=np.arange(B) + 2**32)
     with pytest.raises(ConfigError, match="learner losses have shape"):
         learnability(jnp.ones(3), jnp.ones(4))
     with pytest.raises(ConfigError, match="got 4 of scores"):

@@ -1,5 +1,8 @@
 """Outcomes in sequence, on disk, and replayed on the right and on the wrong data."""
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
 
@@ -76,6 +79,70 @@ def test_rows_that_are_not_all_rows_are_refused(both, tmp_path):
     save_selection(tmp_path / "t", both)
     with pytest.raises(CorruptArtifactError, match="are not all 5 rows"):
         load_selection(tmp_path / "t")
+
+
+def _edited(folder, both, *, metadata=None, kept=None, digest=True):
+    """A stored selection with hashes that match, changed by hand."""
+    save_selection(folder, both)
+    file = folder / "manifest.json"
+    document = json.loads(file.read_text())
+    document["metadata"].update(metadata or {})
+    if not digest:
+        del document["metadata"]["digest"]
+    if kept is not None:
+        np.save(folder / "kept.npy", kept)
+        data = (folder / "kept.npy").read_bytes()
+        document["files"]["kept.npy"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    file.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"rows": "x"}, "'x' for rows"),
+        ({"rows": None}, "None for rows"),
+        ({"rows": 6}, "are not all 6 rows"),
+        ({"settings": None}, "None for settings"),
+        ({"reason_names": 5}, "5 for reason_names"),
+        ({"reason_names": [5]}, "expected texts"),
+        ({"reason_names": ["x"] * 8}, "counts other reasons"),
+        ({"reason_names": list("abcdefgh")}, "counts other reasons"),
+    ],
+)
+def test_a_changed_manifest_is_refused(both, tmp_path, metadata, message):
+    _edited(tmp_path / "s", both, metadata=metadata, digest=False)
+    with pytest.raises(CorruptArtifactError, match=message):
+        load_selection(tmp_path / "s")
+
+
+def test_a_changed_setting_is_refused_where_a_digest_was_stored(both, tmp_path):
+    _edited(tmp_path / "s", both, metadata={"fingerprint": "0"})
+    with pytest.raises(CorruptArtifactError, match=r"manifest\.json was changed"):
+        load_selection(tmp_path / "s")
+    _edited(tmp_path / "t", both, digest=False)
+    assert load_selection(tmp_path / "t").kept.tolist() == both.kept.tolist()
+
+
+def test_one_filter_twice_is_stored(both, tmp_path):
+    twice = in_sequence(both, filter_by_score(np.array([1.0, 2.0]), top_share=0.5))
+    save_selection(tmp_path / "s", twice)
+    assert load_selection(tmp_path / "s").reason_names == twice.reason_names
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (np.array([[0, 3]]), "expected whole numbers"),
+        (np.array(0), "expected whole numbers"),
+        (np.array([0.0, 3.0]), "expected whole numbers"),
+        (np.array([3, 0]), "do not ascend"),
+        (np.array([None]), "cannot be read"),
+    ],
+)
+def test_rows_of_another_form_are_refused(both, tmp_path, kept, message):
+    _edited(tmp_path / "s", both, kept=kept)
+    with pytest.raises(CorruptArtifactError, match=rf"kept\.npy .*{message}"):
+        load_selection(tmp_path / "s")
 
 
 def test_settings_must_be_plain(tmp_path):

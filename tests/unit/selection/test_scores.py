@@ -22,6 +22,13 @@ def test_cosines_of_arrays_and_of_streams_cut_differently():
     assert streamed[3] == 0
 
 
+@pytest.mark.parametrize("size", [1e30, 1e-25])
+def test_cosines_do_not_depend_on_lengths(size):
+    queries, items = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)
+    scaled = pair_cosines(queries * np.float32(size), items * np.float32(size))
+    np.testing.assert_allclose(scaled, pair_cosines(queries, items), atol=1e-6)
+
+
 def test_digest_does_not_depend_on_blocks():
     rows = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32)
     assert embedding_fingerprint(rows) == embedding_fingerprint(_stream(rows, 4))

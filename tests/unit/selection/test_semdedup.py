@@ -131,6 +131,11 @@ def test_bad_input():
     for name in ("clusters", "probes", "tile_rows", "iterations", "sample_per_cluster"):
         with pytest.raises(ConfigError, match=name):
             DedupSettings(**{name: 0})  # pyright: ignore[reportArgumentType]
+    for name, value in (("seed", -1), ("clusters", 2.5), ("tile_rows", float("nan"))):
+        with pytest.raises(ConfigError, match=f"{name} is {value}, expected a whole number"):
+            DedupSettings(**{name: value})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="scratch is /nonexistent"):
+        semdedup(lambda: iter([_topics(10)]), scratch="/nonexistent")
     with pytest.raises(ConfigError, match="keep is 'soft'"):
         DedupSettings(keep="soft")  # pyright: ignore[reportArgumentType]
 
