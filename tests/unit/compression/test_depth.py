@@ -30,7 +30,7 @@ def test_an_exit_is_the_tap_under_the_towers_own_head():
     assert jax.tree.map(lambda s: s.shape, shallow.module.spec) == jax.tree.map(lambda p: p.shape, cut)
     for layers in (0, 4, 2.5):
         with pytest.raises(ConfigError, match="expected 1 to 3"):
-            depth.at_depth(encoder, layers)
+            depth.at_depth(encoder, layers)  # pyright: ignore[reportArgumentType]
 
 
 def test_depth_loss_by_numpy_and_where_its_gradients_go():
