@@ -12,9 +12,11 @@ from safetensors.numpy import load_file, save_file
 
 from erel_jax import module, tree
 from erel_jax.adapters import dora, houlsby, ia3, lora, merge, prefix_tuning, prompt_tuning, trainable, vera
+from erel_jax.adapters.wrapping import is_kernel
 from erel_jax.encoders import ENCODERS, BertConfig, Dinov2Config, VitConfig, bert, dinov2, vit
 from erel_jax.errors import CheckpointError, ConfigError, CorruptArtifactError, NonFiniteError
 from erel_jax.interop.peft_folder import CONFIG, WEIGHTS, load_adapter, save_adapter
+from erel_jax.layers.kernels import LowRank
 
 ENCODER = bert(BertConfig.tiny("pooler"))
 SPEC = ENCODER.module.spec
@@ -140,7 +142,8 @@ def test_options_that_change_the_function_are_refused(folder, config, match):
 
 @pytest.mark.parametrize("start", [True, False, None, "gaussian", "orthogonal", "eva"])
 def test_initializations_that_leave_the_base_alone_are_read(folder, start):
-    load_adapter(edited(folder, init_lora_weights=start), ENCODER, PARAMS)
+    read = load_adapter(edited(folder, init_lora_weights=start), ENCODER, PARAMS)
+    assert any(isinstance(kernel, LowRank) for kernel in tree.paths(read, is_leaf=is_kernel).values())
 
 
 ONE_LAYER = [
