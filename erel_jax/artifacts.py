@@ -31,6 +31,7 @@ __all__ = [
     "cache_folder",
     "check_replaceable",
     "check_writable",
+    "metadata_digest",
     "process_runs",
     "read_manifest",
     "recover",
@@ -240,6 +241,11 @@ def check_replaceable(path: str | os.PathLike[str], kind: str, files: Collection
         f"{final} {found}, expected an artifact of kind {kind!r}, an empty folder or nothing; it is left "
         "as it is. Choose another name, or move it away yourself."
     )
+
+
+def metadata_digest(metadata: Mapping[str, Any]) -> str:
+    """SHA-256 of metadata as JSON, to be kept among it: a manifest's own checksums are of the other files alone."""
+    return hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode("ascii")).hexdigest()
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:

@@ -7,8 +7,6 @@
 """
 
 import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +15,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from erel_jax.artifacts import MANIFEST_NAME, ArtifactDir, Manifest, Verify, verify_manifest
+from erel_jax.artifacts import MANIFEST_NAME, ArtifactDir, Manifest, Verify, metadata_digest, verify_manifest
 from erel_jax.errors import ConfigError, CorruptArtifactError, suggest
 from erel_jax.retrieval.codes.described import CODES, described, restored
 from erel_jax.retrieval.index import Index, Measured, compacted
@@ -115,9 +113,9 @@ def load_index(folder: str | os.PathLike[str], *, verify: Verify = "auto", mappe
 
 
 def sealed(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata with a checksum of itself in `sha256`, because the manifest's checksums are of the other files alone."""
+    """Metadata with a checksum of itself in `sha256`."""
     rest = {name: value for name, value in metadata.items() if name != "sha256"}
-    return rest | {"sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode("ascii")).hexdigest()}
+    return rest | {"sha256": metadata_digest(rest)}
 
 
 def _restored(manifest: Manifest, folder: Path, mapped: bool) -> Index:

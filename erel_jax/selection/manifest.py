@@ -5,7 +5,6 @@ fingerprint of the data. Replaying reads the rows back; it does not run the filt
 may differ between machines.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from erel_jax.artifacts import MANIFEST_NAME, ArtifactDir, Manifest, verify_manifest
+from erel_jax.artifacts import MANIFEST_NAME, ArtifactDir, Manifest, metadata_digest, verify_manifest
 from erel_jax.errors import ConfigError, CorruptArtifactError, DataError
 from erel_jax.selection.outcome import Outcome
 
@@ -40,7 +39,7 @@ def save_selection(folder: str | os.PathLike[str], outcome: Outcome, *, overwrit
         "reason_names": list(outcome.reason_names),
         "removed_by_reason": outcome.counts(),
     }
-    metadata["digest"] = _digest(metadata)
+    metadata["digest"] = metadata_digest(metadata)
     with ArtifactDir(folder, kind=KIND, schema_version=SCHEMA, metadata=metadata, overwrite=overwrite) as artifact:
         for name in ("kept", "removed", "reasons"):
             np.save(artifact.file(f"{name}.npy"), getattr(outcome, name), allow_pickle=False)
@@ -131,7 +130,7 @@ def _metadata(folder: str | os.PathLike[str], manifest: Manifest) -> dict[str, A
     if not all(isinstance(name, str) for name in names):
         raise _corrupt(folder, MANIFEST_NAME, f"has the reason names {names}, expected texts")
     # Selections of earlier releases have no digest.
-    if metadata.pop("digest", None) not in (None, _digest(metadata)):
+    if metadata.pop("digest", None) not in (None, metadata_digest(metadata)):
         raise _corrupt(folder, MANIFEST_NAME, "was changed after it was stored")
     return metadata
 
@@ -149,11 +148,6 @@ def _column(folder: str | os.PathLike[str], name: str) -> np.ndarray:
 
 def _corrupt(folder: str | os.PathLike[str], file: str, what: str) -> CorruptArtifactError:
     return CorruptArtifactError(f"{os.path.join(folder, file)} {what}. Make the selection again.")
-
-
-def _digest(metadata: Mapping[str, Any]) -> str:
-    text = json.dumps(dict(metadata), sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _plain(settings: Mapping[str, Any]) -> Any:
