@@ -73,8 +73,19 @@ def nearest(rows: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     return np.asarray(_owners(tiles, jnp.asarray(centroids))).reshape(-1)[: len(rows)]
 
 
+def unit_scale(*sides: jax.Array) -> jax.Array:
+    """float32 scalar, the power of two that brings the largest value of some arrays between a half and 4; jittable.
+
+    Squares leave float32 beyond 1e19 and below 1e-19; by a power of two nothing is rounded.
+    """
+    peak = jnp.max(jnp.stack([jnp.max(jnp.abs(side)) for side in sides]))
+    return jnp.ldexp(jnp.float32(1), -jnp.clip(jnp.frexp(peak)[1], -126, 126))
+
+
 def owner_of(rows: jax.Array, centroids: jax.Array) -> jax.Array:
-    """int32[n] nearest centroid of float32[n, E] rows; jittable."""
+    """int32[n] nearest centroid of float32[n, E] rows of any magnitude; jittable."""
+    scale = unit_scale(rows, centroids)
+    rows, centroids = rows * scale, centroids * scale
     half = 0.5 * jnp.sum(jnp.square(centroids), axis=1)
     scores = jnp.matmul(rows, centroids.T, preferred_element_type=jnp.float32) - half[None, :]
     return jnp.argmax(scores, axis=1).astype(jnp.int32)

@@ -105,6 +105,8 @@ def residual(
             f"got bits={bits}, stages={stages}, beam={beam}; expected 4 or 8 bits, a stage or more, 1 to 2^bits."
         )
     rows = np.asarray(sample, np.float32)
+    scale = np.asarray(kmeans.unit_scale(jnp.asarray(rows)))
+    rows = rows * scale
     left, errors = _begun(jnp.asarray(kmeans.tiled(rows, TILE_ROWS)), beam)
     found = []
     for stage in range(stages):
@@ -113,7 +115,7 @@ def residual(
         centroids = kmeans.fitted(rest, first, iterations=iterations, seed=seed + stage)
         found.append(centroids)
         left, errors = _after(left, errors, jnp.asarray(centroids))
-    return Residual(centroids=jnp.asarray(np.stack(found)), beam=beam)
+    return Residual(centroids=jnp.asarray(np.stack(found) / scale), beam=beam)
 
 
 def _begun(tiles: jax.Array, beam: int) -> tuple[jax.Array, jax.Array]:
@@ -151,6 +153,7 @@ def _chosen(code: Residual, tiles: jax.Array) -> jax.Array:
     stages = code.centroids.shape[0]
 
     def tile_codes(tile: jax.Array) -> jax.Array:
+        scale = kmeans.unit_scale(tile, code.centroids)
         words = jnp.zeros((tile.shape[0], code.beam, stages), jnp.int32)
 
         def stage(state, part):
@@ -160,8 +163,8 @@ def _chosen(code: Residual, tiles: jax.Array) -> jax.Array:
             words = jnp.take_along_axis(words, parent[:, :, None], axis=1).at[:, :, number].set(word)
             return (left, errors, words), None
 
-        state = (*_begun(tile, code.beam), words)
-        (_, _, words), _ = jax.lax.scan(stage, state, (jnp.arange(stages), code.centroids))
+        state = (*_begun(tile * scale, code.beam), words)
+        (_, _, words), _ = jax.lax.scan(stage, state, (jnp.arange(stages), code.centroids * scale))
         return words[:, 0]
 
     return jax.lax.map(tile_codes, tiles)

@@ -1,6 +1,7 @@
 """Product and residual quantization against NumPy, and how they rank."""
 
 import itertools
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from erel_jax import kmeans
 from erel_jax.errors import ConfigError, NonFiniteError
 from erel_jax.retrieval import search_coded, search_exact
-from erel_jax.retrieval.codes import Binary, Product, Residual, eden, product, residual
+from erel_jax.retrieval.codes import Binary, Product, Residual, eden, inverted, product, residual
 from erel_jax.retrieval.codes.bits import unpack
 from erel_jax.retrieval.codes.tables import table_scores
 from experiments.search_codes import drawn as world
@@ -173,3 +174,20 @@ def test_bad_samples_and_settings_are_refused() -> None:
             residual(rows, 2, **options)
     with pytest.raises(ConfigError, match="stages=0"):
         residual(rows, 0)
+
+
+@pytest.mark.parametrize("power", [-80, 80])
+@pytest.mark.parametrize(
+    "fit",
+    [
+        partial(product, parts=4, bits=4, rotation="none"),
+        partial(residual, stages=2, bits=4),
+        partial(inverted, lists=8, inner=partial(product, parts=4, bits=4)),
+    ],
+)
+def test_codes_do_not_depend_on_the_magnitude_of_rows(fit, power: int) -> None:
+    """By a power of two nothing is rounded, but squares of such rows are beyond float32."""
+    rows, scale = drawn(300), np.float32(2.0**power)
+    expected, found = (fit(values).encode(values) for values in (rows, rows * scale))
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name])
