@@ -4,7 +4,8 @@ Compiling is most of the suite's cost, so XLA's backend optimizes nothing, which
 EREL_TEST_OPTIMIZED=1 it does, as for users: CI runs the comparisons with originals that way. The variables are set
 before anything imports jax. Tests that start another process take `plain_environment`, so that the child sees what a
 user's shell would give it. EREL_TEST_UNTIL, in seconds since 1970, ends a run in time: tests that would start later are
-skipped, counted and named by the reason.
+skipped, counted and named by the reason. EREL_TEST_TURN, a number, says where in the list a run begins, so that runs
+which end early leave out other tests each time.
 """
 
 import importlib.util
@@ -43,6 +44,8 @@ jax.config.update("jax_enable_compilation_cache", False)
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = os.environ.get("EREL_REQUIRE_PARITY") == "1"
 UNTIL = float(os.environ.get("EREL_TEST_UNTIL", "inf"))
+TURN = int(os.environ.get("EREL_TEST_TURN", "0"))
+STRIDE = 0.382  # of the list, from one turn to the next: turns that follow each other begin far apart
 REQUIRED_WORDS = ("torch", "peft", "minilm", "shared data", "faiss", "lancedb", "qdrant")
 
 
@@ -85,6 +88,11 @@ NETWORK = _Network()
 
 def pytest_configure(config: pytest.Config) -> None:
     NETWORK.install()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    first = int(TURN * STRIDE % 1 * len(items))
+    items[:] = items[first:] + items[:first]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
