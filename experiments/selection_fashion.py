@@ -1,13 +1,15 @@
 """Shuffled captions on Fashion: are they found by small loss, and how much quality comes back without them?
 
-    python experiments/selection_fashion.py --data DIR --text-encoder DIR --seeds 0 1 2
+    python experiments/selection_fashion.py --data DIR --seeds 0 1 2
+    python experiments/selection_fashion.py --data DIR --seeds 0 1 2 --preset five_passes \\
+        --text-encoder DIR --image-encoder efficientnet-lite0
 
 The first DIR holds `fashion15k_styles.csv` and `fashion15k_60x80.zip`, the second a text encoder (all-MiniLM-L6-v2),
-whose frozen vectors of the captions stand beside their words; without `--text-encoder` there are words alone. A share
-of the training captions changes places. Small dual encoders (edge histograms and colors, hashed words, two layers,
-dropout) are trained for a short while on three quarters of the pairs each and judge the last quarter; a mixture over
-the losses says which pairs are clean. A second round trains the judges on those alone. Nothing that decides looks at
-which captions were moved, nor at the test split.
+whose frozen vectors of the captions stand beside their words; those of an image encoder stand beside edges and colors.
+A share of the training captions changes places. Small dual encoders (edge histograms and colors, hashed words, two
+layers, dropout) are trained for a short while on three quarters of the pairs each and judge the last quarter; a mixture
+over the losses says which pairs are clean. A second round trains the judges on those alone. Nothing that decides looks
+at which captions were moved, nor at the test split.
 
 The script prints one JSON line per share, means over seeds with the lowest and highest: `auroc` of the clean
 probability, Recall@10 (mean of both directions, test split, all rows of a title are right) when trained on clean, on
@@ -50,13 +52,13 @@ from erel_jax.selection import (
     pair_losses,
 )
 from experiments.command import mistakes_in_one_line
+from experiments.picture_vectors import edges_and_colors, picture_vectors
 from experiments.sentence_vectors import sentence_vectors
 
 WORDS, COLUMNS = 2048, 16
 WORD_SCALE = 8.0
 EMBEDDING = 128
 HIDDEN = 512
-CELL, ANGLES = 8, 9
 
 
 class Pairs(NamedTuple):
@@ -93,10 +95,11 @@ def main(
     split: str = "test",
     recovery: Sequence[float] = (0.4,),
     text_encoder: str | None = None,
+    image_encoder: str | None = None,
 ) -> list[dict]:
     """Runs all shares and returns their rows; those of `recovery` with what comes back."""
     chosen, found = sizes(preset), []
-    train, test, kinds = drawn(0) if data is None else fashion(Path(data), split, text_encoder)
+    train, test, kinds = drawn(0) if data is None else fashion(Path(data), split, text_encoder, image_encoder)
     for share in shares:
         start = time.perf_counter()
         runs = []
@@ -110,13 +113,18 @@ def main(
 
 
 # ---------------------------------------------------------------- data
-def fashion(folder: Path, split: str = "test", text_encoder: str | None = None) -> tuple[Pairs, Pairs, np.ndarray]:
+def fashion(
+    folder: Path, split: str = "test", text_encoder: str | None = None, image_encoder: str | None = None
+) -> tuple[Pairs, Pairs, np.ndarray]:
     """Training and held-out pairs, and int32[N, 2] of the training pairs: product type; type, color and gender."""
     from erel_jax.data.retrieval import load_retrieval
 
     found = load_retrieval("fashion", images=folder)
     parts = [found.splits[name] for name in ("train", split)]
-    flat = [picture_features(part.images) for part in parts]
+    flat = [edges_and_colors(part.images) for part in parts]
+    if image_encoder is not None:
+        vectors = [picture_vectors(image_encoder, part.images) for part in parts]
+        flat = [np.concatenate(both, axis=1) for both in zip(flat, vectors, strict=True)]
     center, spread = flat[0].mean(axis=0), flat[0].std(axis=0) + 1e-3
     texts = [[part.texts[row] for row in part.text_of_image] for part in parts]
     vectors = [np.zeros((len(lines), 0), np.float32) for lines in texts]
@@ -146,29 +154,6 @@ def drawn(seed: int) -> tuple[Pairs, Pairs, np.ndarray]:
     everything = Pairs(pictures.astype(np.float32), words, group, np.zeros((256, 0), np.float32))
     train, test = (rows_of(everything, part) for part in (slice(0, 192), slice(192, 256)))
     return train, test, np.stack([group[:192] % 8, group[:192] % 64], axis=1)
-
-
-def picture_features(images: np.ndarray, rows: int = 512) -> np.ndarray:
-    """float32[N, 768] of uint8[N, 64, 64, 3]: histograms of gradient angles, and mean colors, of 8x8 cells."""
-    found = []
-    for start in range(0, len(images), rows):
-        pixels = np.asarray(images[start : start + rows], np.float32) / 255
-        count, side = len(pixels), pixels.shape[1] // CELL
-        colors = pixels.reshape(count, side, CELL, side, CELL, 3).mean(axis=(2, 4))
-        down, across = np.gradient(pixels.mean(axis=3), axis=(1, 2))
-        place = np.arctan2(down, across) % np.pi / np.pi * ANGLES
-        lower, share = np.floor(place) % ANGLES, place - np.floor(place)
-        strength = np.hypot(down, across)
-        angles = [
-            strength * ((lower == angle) * (1 - share) + ((lower + 1) % ANGLES == angle) * share)
-            for angle in range(ANGLES)
-        ]
-        cells = np.stack(angles, axis=3).reshape(count, side, CELL, side, CELL, ANGLES).sum(axis=(2, 4))
-        energy = np.pad((cells**2).sum(axis=3), ((0, 0), (1, 1), (1, 1)), mode="edge")
-        near = sum(energy[:, i : i + side, j : j + side] for i in range(3) for j in range(3))
-        edges = np.sqrt(cells / np.sqrt(near + 0.01)[..., None])
-        found.append(np.concatenate([edges.reshape(count, -1), colors.reshape(count, -1)], axis=1).astype(np.float32))
-    return np.concatenate(found)
 
 
 def hashed_words(texts: list[str]) -> np.ndarray:
@@ -400,6 +385,9 @@ if __name__ == "__main__":
     parser.add_argument("--preset", choices=("full", "five_passes", "tiny"), default="full")
     parser.add_argument("--data", help="folder with the fashion files; the tiny preset draws its own data")
     parser.add_argument("--text-encoder", help="folder or id of a text encoder; None takes words alone")
+    parser.add_argument(
+        "--image-encoder", help="folder or id of an image encoder, or efficientnet-lite0; None takes edges and colors"
+    )
     parser.add_argument("--shares", type=float, nargs="+", default=[0.2, 0.4, 0.5])
     parser.add_argument("--kind", choices=("gaussian", "beta"), default="gaussian")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

@@ -17,7 +17,7 @@ from erel_jax.interop.wordpiece import train_wordpiece
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") if path.stem != "__init__")
-PARTS = {"command", "healing", "sentence_vectors", "side_by_side", "speed_lists", "uniir_model"}
+PARTS = {"command", "healing", "picture_vectors", "sentence_vectors", "side_by_side", "speed_lists", "uniir_model"}
 """Modules that other scripts are made of."""
 # The training steps compile in both frameworks and take most of a minute each.
 SLOW = {"speed_cached_side_training", "speed_uncached_side_training", "speed_crossan"}
