@@ -2,7 +2,8 @@
 
 The second convolution halves the number of frames; fixed positions of the checkpoint are added. Keys have no bias. The
 speech decoder is not part of it. One vector per recording is the mean over all final states, silence included, as the
-model has no mask.
+model has no mask. As in the other pre-norm towers the last of `hidden_states` stands before the final norm;
+transformers lists it after that norm, which here are the `tokens`.
 """
 
 from collections.abc import Mapping
