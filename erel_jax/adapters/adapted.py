@@ -19,15 +19,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from erel_jax import module
+from erel_jax.adapters.checks import check_counts
 from erel_jax.adapters.crossan import crossan
 from erel_jax.adapters.iisan import iisan
 from erel_jax.adapters.method import Method
-from erel_jax.adapters.side_heads import presence_columns
+from erel_jax.adapters.side_heads import Presence, presence_columns
 from erel_jax.adapters.side_tower import TowerConfig, side_tower
 from erel_jax.adapters.standardize import measure_standardization, standardization_spec, standardize
 from erel_jax.adapters.taps import tap_states, widen
 from erel_jax.adapters.versa import versa
 from erel_jax.encoders.encoded import Encoder
+from erel_jax.errors import ConfigError
 from erel_jax.layers import FLOAT32, Precision, dense
 from erel_jax.layers.activation import activation
 from erel_jax.module import Module, ParamSpec, uniform, zeros
@@ -94,7 +96,11 @@ def dual_encoder(
         embedding: width E of the vectors; None takes that of the narrower tower.
         bottleneck: width of a side network's blocks.
         precision: dtypes of heads and side networks (towers keep the precision they were built with).
+
+    Raises:
+        ConfigError: no tower, a width below 1, or at `apply` an input of an unknown modality.
     """
+    _check_sizes(encoders, embedding=1 if embedding is None else embedding, bottleneck=bottleneck)
     encoders, taps = _rebuilt(encoders, method, precision), _taps(encoders, method)
     widths = {name: encoder.width if name in taps else encoder.embedding_width for name, encoder in encoders.items()}
     width = embedding or min(widths.values())
@@ -111,6 +117,7 @@ def dual_encoder(
 
     def apply(params: Any, inputs: Mapping[str, Any], *, key: Any = None, train: bool = False) -> dict[str, jax.Array]:
         outputs = {}
+        _check_modalities(inputs, set(inputs) - set(encoders), encoders)
         for name, given in inputs.items():
             tower = params["towers"][name] if not method.cached else None
             states = _standard(params, name, adapted.read(name, tower, given, key=key, train=train))
@@ -150,8 +157,13 @@ def item_encoder(
         bottleneck: width of a side network's blocks.
         precision: dtypes of heads and side networks.
 
-    An absent modality (`presence[n, m]` False) contributes nothing: the result is that of the others alone.
+    An absent modality (`presence[n, m]` False) contributes nothing: the result is that of the others alone. As in
+    `iisan`, presence may also be bool[N] per modality.
+
+    Raises:
+        ConfigError: no tower, a width below 1, or at `apply` inputs or a presence that do not fit the modalities.
     """
+    _check_sizes(encoders, embedding=embedding, bottleneck=bottleneck)
     encoders, taps = _rebuilt(encoders, method, precision), _taps(encoders, method)
     if method.head == "side":
         shapes = {name: (len(taps[name]), encoders[name].width) for name in encoders}
@@ -160,19 +172,19 @@ def item_encoder(
         head = _affine_heads(encoders, embedding, fixed=method.head == "none")
         names = tuple(encoders)
 
-        def fuse(params: Any, states: Mapping[str, jax.Array], presence: jax.Array | None = None) -> jax.Array:
+        def fuse(params: Any, states: Mapping[str, jax.Array], presence: Presence | None = None) -> jax.Array:
             return _fuse_affine(params, states, presence, names, gelu=not method.cached, precision=precision)
 
     def apply(
         params: Any,
         inputs: Mapping[str, Any],
-        presence: jax.Array | None = None,
+        presence: Presence | None = None,
         *,
         key: Any = None,
         train: bool = False,
     ) -> jax.Array:
-        states = {}
-        there = None if method.cached else presence_columns(presence, tuple(encoders))
+        rows, states = _rows(inputs, encoders), {}
+        there = None if method.cached else presence_columns(presence, tuple(encoders), rows)
         for name in encoders:
             tower = params["towers"][name] if not method.cached else None
             given = inputs[name] if there is None else _known_rows(inputs[name], there[name])
@@ -186,6 +198,26 @@ def item_encoder(
 
 def _rebuilt(encoders: Mapping[str, Encoder], method: Method, precision: Precision) -> Mapping[str, Encoder]:
     return {name: method.rebuild(encoder, precision) for name, encoder in encoders.items()}
+
+
+def _check_sizes(encoders: Mapping[str, Encoder], **sizes: int) -> None:
+    if not encoders:
+        raise ConfigError("got no encoder, expected at least one.")
+    check_counts(**sizes)
+
+
+def _check_modalities(inputs: Mapping[str, Any], wrong: set[str], encoders: Mapping[str, Encoder]) -> None:
+    if wrong:
+        raise ConfigError(f"got inputs of {sorted(inputs)} for encoders of {sorted(encoders)}; {sorted(wrong)} differ.")
+
+
+def _rows(inputs: Mapping[str, Any], encoders: Mapping[str, Encoder]) -> int:
+    """How many items the inputs are of; other numbers of another modality would pair wrong rows."""
+    _check_modalities(inputs, set(encoders) - set(inputs), encoders)
+    rows = {name: jax.tree.leaves(inputs[name])[0].shape[0] for name in encoders}
+    if len(set(rows.values())) > 1:
+        raise ConfigError(f"got inputs of {rows} items, expected equally many of each modality.")
+    return next(iter(rows.values()))
 
 
 def _taps(encoders: Mapping[str, Encoder], method: Method) -> dict[str, tuple[int, ...]]:
@@ -224,7 +256,13 @@ def tower_parameters(adapted: Adapted, key: jax.Array, towers: Mapping[str, Any]
         adapted: the model.
         key: key for what is new.
         towers: pretrained parameters by modality.
+
+    Raises:
+        ConfigError: a tower's are missing: it would be drawn at random and pass for a pretrained one.
     """
+    absent = sorted(set(adapted.encoders) - set(towers))
+    if absent and not adapted.method.cached:
+        raise ConfigError(f"got parameters of the towers {sorted(towers)}, expected those of {absent} too.")
     convert = adapted.method.convert
     existing = {} if adapted.method.cached else {"towers": {name: convert(tower) for name, tower in towers.items()}}
     return module.fill(key, adapted.module.spec, existing)
@@ -289,15 +327,15 @@ def _affine_heads(encoders: Mapping[str, Encoder], embedding: int, fixed: bool) 
 def _fuse_affine(
     params: Any,
     states: Mapping[str, jax.Array],
-    presence: jax.Array | None,
+    presence: Presence | None,
     names: tuple[str, ...],
     *,
     gelu: bool,
     precision: Precision,
 ) -> jax.Array:
-    vectors = []
-    for m, name in enumerate(names):
-        state, there = states[name], None if presence is None else presence[:, m, None]
+    vectors, columns = [], presence_columns(presence, names, states[names[0]].shape[0])
+    for name in names:
+        state, there = states[name], None if columns is None else columns[name]
         if there is not None:
             # Whatever an absent item's row holds, NaN included, must not reach the kernel's gradient either.
             state = jnp.where(there, state, jnp.zeros((), state.dtype))

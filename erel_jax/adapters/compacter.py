@@ -10,9 +10,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from erel_jax.adapters.checks import check_counts, check_finite
 from erel_jax.adapters.trainable import HOULSBY_TARGETS
 from erel_jax.adapters.wrapping import array_spec, beside, wrap_kernels
 from erel_jax.errors import ConfigError
+from erel_jax.layers.activation import activation as activation_named
 from erel_jax.layers.kernels import Bottleneck, Kronecker
 from erel_jax.module import Initializer, ParamSpec, normal, uniform, zeros
 
@@ -46,10 +48,12 @@ def compacter(
         `trainable.COMPACTER` selects them.
 
     Raises:
-        ConfigError: a pattern matches no kernel, a match is not a kernel spec, or n does not divide both widths.
+        ConfigError: a pattern matches no kernel, a match is not a kernel spec, n does not divide both widths, or φ is
+            unknown.
     """
-    if bottleneck < 1 or terms < 1:
-        raise ConfigError(f"got bottleneck={bottleneck} and terms={terms}, expected at least 1.")
+    check_counts(bottleneck=bottleneck, terms=terms)
+    check_finite(rule_std=rule_std)
+    activation_named(activation)
 
     def matrix(weight: ParamSpec, sizes: tuple[int, int], axes: tuple[Any, Any], last: bool) -> Kronecker:
         left, right = sizes[0] // terms, sizes[1] // terms

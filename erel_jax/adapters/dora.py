@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from erel_jax.adapters.checks import check_counts, check_finite
 from erel_jax.adapters.wrapping import array_spec, beside, low_rank_factors, wrap_kernels
 from erel_jax.layers.kernels import Decomposed
 from erel_jax.module import zeros
@@ -35,7 +36,9 @@ def dora(
     Raises:
         ConfigError: a pattern matches no kernel, a match is not a kernel spec, or the rank does not fit.
     """
-    scale = alpha / math.sqrt(max(rank, 1)) if rank_stabilized else alpha / max(rank, 1)
+    check_counts(rank=rank)
+    check_finite(alpha=alpha)
+    scale = alpha / math.sqrt(rank) if rank_stabilized else alpha / rank
 
     def wrap(path: str, kernel: Any) -> Decomposed:
         weight = array_spec(path, kernel)

@@ -8,9 +8,10 @@ the norm.
 from collections.abc import Sequence
 from typing import Any
 
+from erel_jax.adapters.checks import check_counts
 from erel_jax.adapters.trainable import HOULSBY_TARGETS
 from erel_jax.adapters.wrapping import array_spec, beside, wrap_kernels
-from erel_jax.errors import ConfigError
+from erel_jax.layers.activation import activation as activation_named
 from erel_jax.layers.kernels import Bottleneck
 from erel_jax.module import normal, zeros
 
@@ -39,10 +40,10 @@ def houlsby(
         The rewritten spec, with `2·F·R + R + F` new parameters per kernel of output width F.
 
     Raises:
-        ConfigError: a pattern matches no kernel, or a match is not a kernel spec.
+        ConfigError: a pattern matches no kernel, a match is not a kernel spec, R is below 1, or φ is unknown.
     """
-    if bottleneck < 1:
-        raise ConfigError(f"got bottleneck={bottleneck}, expected at least 1.")
+    check_counts(bottleneck=bottleneck)
+    activation_named(activation)
 
     def wrap(path: str, kernel: Any) -> Bottleneck:
         weight = array_spec(path, kernel)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from erel_jax import tree
+from erel_jax.adapters.checks import check_patterns
 from erel_jax.adapters.trainable import IA3_INPUT_TARGETS, IA3_OUTPUT_TARGETS
 from erel_jax.adapters.wrapping import array_spec, beside, is_kernel, wrap_kernels
 from erel_jax.errors import ConfigError
@@ -31,6 +32,8 @@ def ia3(spec: PyTree, outputs: Sequence[str] = IA3_OUTPUT_TARGETS, inputs: Seque
     Raises:
         ConfigError: a pattern matches no kernel, a match is not a kernel spec, or a kernel is in both lists.
     """
+    check_patterns(outputs)
+    check_patterns(inputs)
     names = tree.paths(spec, is_leaf=is_kernel)
     both = sorted(tree.select(names, outputs) & tree.select(names, inputs))
     if both:

@@ -12,13 +12,14 @@ runs with the encoder at every step.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from erel_jax.adapters.checks import check_counts
 from erel_jax.encoders.encoded import Encoder
 from erel_jax.encoders.states import check_taps
 from erel_jax.errors import ConfigError
@@ -52,13 +53,14 @@ def k_adapter(
         An encoder whose parameters hold `k_adapter` beside its own. All hidden states are kept while it runs.
 
     Raises:
-        ConfigError: a state does not exist, or R or the number of blocks is below 1.
+        ConfigError: a state does not exist or is named twice, R or the number of blocks is below 1, or the encoder has
+            a K-adapter already.
     """
-    chosen = tuple(states) if states is not None else tuple(dict.fromkeys((0, encoder.layers - 1)))
-    check_taps(chosen, encoder.layers)
+    if "k_adapter" in encoder.module.spec:
+        raise ConfigError("the encoder has a k_adapter already; one is all it can have.")
+    chosen = _chosen(states, encoder.layers)
     inner = encoder.width // 4 if bottleneck is None else bottleneck
-    if inner < 1 or blocks < 1:
-        raise ConfigError(f"got bottleneck={inner} and blocks={blocks}, expected at least 1.")
+    check_counts(bottleneck=inner, blocks=blocks)
     config = BlockConfig(width=inner, heads=math.gcd(inner, 12), mlp_width=4 * inner, norm="post")
     spec = {**encoder.module.spec, "k_adapter": _spec(encoder.width, config, chosen, blocks, precision)}
 
@@ -69,6 +71,18 @@ def k_adapter(
         return encoder.module.apply(rest, inputs, **options)
 
     return dataclasses.replace(encoder, module=Module(spec, apply))
+
+
+def _chosen(states: Sequence[int] | None, layers: int) -> tuple[int, ...]:
+    if states is None:
+        return tuple(dict.fromkeys((0, layers - 1)))
+    if not isinstance(states, Iterable):
+        raise ConfigError(f"got states={states!r}, expected a list of states.")
+    chosen = tuple(states)
+    check_taps(chosen, layers)
+    if len(set(chosen)) < len(chosen):
+        raise ConfigError(f"got states={chosen}, expected each state once: it has one adapter.")
+    return chosen
 
 
 def _spec(width: int, config: BlockConfig, chosen: Sequence[int], blocks: int, precision: Precision) -> PyTree:

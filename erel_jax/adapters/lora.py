@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from erel_jax import tree
+from erel_jax.adapters.checks import check_counts, check_finite
 from erel_jax.adapters.wrapping import array_spec, low_rank_factors, wrap_kernels
 from erel_jax.errors import ConfigError
 from erel_jax.layers.kernels import LowRank
@@ -46,8 +47,8 @@ def lora(
     Raises:
         ConfigError: a pattern matches no kernel, a match is not a kernel spec, or the rank does not fit.
     """
-    if rank < 1:
-        raise ConfigError(f"got rank={rank}, expected at least 1.")
+    check_counts(rank=rank)
+    check_finite(alpha=alpha)
     scale = alpha / math.sqrt(rank) if rank_stabilized else alpha / rank
 
     def wrap(path: str, kernel: Any) -> LowRank:

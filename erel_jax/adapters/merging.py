@@ -67,12 +67,21 @@ def unmerge_ia3(merged: PyTree, params: PyTree) -> PyTree:
         Parameters of `params`'s structure, equal to the original to about 1e-7 relative in float32.
 
     Raises:
-        ConfigError: a scale is zero: what it erased cannot be brought back. Values are looked at, so this runs
-            outside jit.
+        ConfigError: a scale is zero: what it erased cannot be brought back. Or there is another adapter beside the
+            scales, which division does not take out. Values are looked at, so this runs outside jit.
     """
+    if isinstance(params, list | tuple):
+        return type(params)(unmerge_ia3(one, child) for one, child in zip(merged, params, strict=True))
     if not isinstance(params, dict):
         return merged
     kernel = params.get("kernel")
+    if is_kernel(kernel) and hasattr(kernel, "base"):
+        kinds = [type(node).__name__ for node in (kernel, getattr(kernel, "base", None)) if is_kernel(node)]
+        if kinds != ["Rescaled"]:
+            raise ConfigError(
+                f"got a {' over a '.join(kinds)} kernel, expected Rescaled over arrays alone. "
+                "Keep the original weights."
+            )
     if not isinstance(kernel, Rescaled):
         return {name: unmerge_ia3(merged[name], child) for name, child in params.items()}
     inverses = [None if s is None else 1.0 / s for s in (kernel.input_scale, kernel.output_scale)]

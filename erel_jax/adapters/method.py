@@ -329,5 +329,5 @@ def named_method(name: str) -> Method:
         ConfigError: unknown name, with the nearest known one.
     """
     if name not in METHODS:
-        raise ConfigError(f"unknown method {name!r}. {suggest(name, METHODS)}")
+        raise ConfigError(f"unknown method {name!r}. {suggest(str(name), METHODS)}")
     return METHODS[name]

@@ -5,11 +5,11 @@ MLP are widened and nothing else changes: the adapter reads the sub-layer's inpu
 residual sum. φ is therefore the MLP's own activation (the paper has ReLU).
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from erel_jax import tree
+from erel_jax.adapters.checks import check_counts, check_finite, check_patterns
 from erel_jax.adapters.wrapping import array_spec, beside, is_kernel, wrap_kernels
 from erel_jax.errors import ConfigError
 from erel_jax.layers.kernels import MoreInputs, MoreOutputs
@@ -36,11 +36,10 @@ def parallel(spec: PyTree, mlps: Sequence[str] = (r".*/mlp",), *, bottleneck: in
         ConfigError: a pattern matches no MLP, R is below 1, or an MLP is gated: its hidden units are products of two
             kernels' outputs, so more of them would be another network than a bottleneck.
     """
-    if bottleneck < 1:
-        raise ConfigError(f"got bottleneck={bottleneck}, expected at least 1.")
-    for path in tree.paths(spec, is_leaf=is_kernel):
-        if any(re.fullmatch(f"(?:{pattern})/gate/kernel", path) for pattern in mlps):
-            raise ConfigError(f"{path}: parallel adapters widen plain MLPs, this one is gated. Use houlsby or lora.")
+    check_counts(bottleneck=bottleneck)
+    check_finite(scale=scale)
+    check_patterns(mlps)
+    _refuse_gated(spec, mlps)
 
     def widen_outputs(path: str, kernel: Any) -> MoreOutputs:
         weight = array_spec(path, kernel)
@@ -54,3 +53,18 @@ def parallel(spec: PyTree, mlps: Sequence[str] = (r".*/mlp",), *, bottleneck: in
 
     widened = wrap_kernels(spec, [f"(?:{pattern})/up/kernel" for pattern in mlps], widen_outputs)
     return wrap_kernels(widened, [f"(?:{pattern})/down/kernel" for pattern in mlps], widen_inputs)
+
+
+def _refuse_gated(spec: PyTree, mlps: Sequence[str]) -> None:
+    """Refuses MLPs with a gate, in a kernel of its own or fused with what it gates."""
+    ends = ("/gate/kernel", "/gate_up/kernel")
+    kernels = [path for path in tree.paths(spec, is_leaf=is_kernel) if path.endswith(ends)]
+    gated = {path.rpartition("/")[0].rpartition("/")[0]: path for path in kernels}
+    for pattern in mlps:
+        try:
+            chosen = tree.select(gated, [pattern])
+        except ConfigError:
+            continue  # it chooses none of these; `wrap_kernels` says what is wrong with it, if anything is
+        if chosen:
+            path = gated[min(chosen)]
+            raise ConfigError(f"{path}: parallel adapters widen plain MLPs, this one is gated. Use houlsby or lora.")

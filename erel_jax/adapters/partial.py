@@ -7,6 +7,7 @@ ends where the frozen layers begin.
 """
 
 import dataclasses
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -31,8 +32,9 @@ def partial_layers(encoder: Encoder, top: int) -> Encoder:
         An encoder of the same function on parameters that `cut_layers` makes.
 
     Raises:
-        ConfigError: `top` is not between 1 and the number of layers minus 1.
+        ConfigError: `top` is not between 1 and the number of layers minus 1, or the stack is cut already.
     """
+    _refuse_cut(encoder.module.spec)
     below = _below(encoder.layers, top)
 
     def cut(leaf: ParamSpec, layers: int) -> ParamSpec:
@@ -67,21 +69,37 @@ def cut_layers(params: PyTree, top: int) -> PyTree:
     """An encoder's parameters cut for `partial_layers(encoder, top)`.
 
     Raises:
-        ConfigError: `top` is not between 1 and the number of layers minus 1.
+        ConfigError: `top` is not between 1 and the number of layers minus 1, or the stack is cut already.
     """
+    _refuse_cut(params)
     below = _below(stacked_layers(params), top)
     lower = jax.tree.map(lambda p: p[:below], params["layers"])
     return {**params, "layers": lower, "top_layers": jax.tree.map(lambda p: p[below:], params["layers"])}
 
 
 def join_layers(params: PyTree) -> PyTree:
-    """The inverse of `cut_layers`: parameters of the encoder as it was, for serving and export."""
+    """The inverse of `cut_layers`: parameters of the encoder as it was, for serving and export.
+
+    Raises:
+        ConfigError: the parameters are not cut.
+    """
+    if "top_layers" not in params:
+        raise ConfigError(
+            f"got parameters with {sorted(params)}, expected those that cut_layers made, with top_layers."
+        )
     rest = {name: branch for name, branch in params.items() if name != "top_layers"}
     joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), params["layers"], params["top_layers"])
     return {**rest, "layers": joined}
 
 
+def _refuse_cut(branches: PyTree) -> None:
+    if "top_layers" in branches:
+        raise ConfigError("the stack is cut in layers and top_layers already; join it first: adapters.join_layers.")
+    if "layers" not in branches:
+        raise ConfigError(f"got {sorted(branches)}, expected an encoder with a stack called layers.")
+
+
 def _below(layers: int, top: int) -> int:
-    if not 0 < top < layers:
+    if isinstance(top, bool) or not isinstance(top, Integral) or not 0 < top < layers:
         raise ConfigError(f"got top={top} of {layers} layers, expected 1 to {layers - 1}; to train all, use 'full'.")
     return layers - top

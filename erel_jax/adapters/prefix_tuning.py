@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from erel_jax.adapters.checks import check_counts
 from erel_jax.adapters.prompt_tuning import check_new
 from erel_jax.adapters.wrapping import array_spec
 from erel_jax.encoders.prompts import prefix_states
@@ -33,7 +34,7 @@ def prefix_tuning(spec: PyTree, *, tokens: int = 10, reparameterize: int | None 
         with `prefix/table` [T, F] and the network's `up` and `down`; `trainable.PREFIX` selects them.
 
     Raises:
-        ConfigError: T is below 1, or the encoder has a prefix already.
+        ConfigError: T or R is below 1, or the encoder has a prefix already.
     """
     check_new(spec, "prefix", tokens)
     attention = spec["layers"]["attention"]
@@ -43,6 +44,7 @@ def prefix_tuning(spec: PyTree, *, tokens: int = 10, reparameterize: int | None 
     if reparameterize is None:
         states = ParamSpec((layers, tokens, width), ("layers", None, "heads"), normal(0.02))
         return {**spec, "prefix": {"key": states, "value": states}}
+    check_counts(reparameterize=reparameterize)
 
     def linear(inputs: int, outputs: int) -> dict[str, ParamSpec]:
         return {

@@ -10,6 +10,7 @@ positions, it says so.
 import math
 from typing import Any
 
+from erel_jax.adapters.checks import check_counts
 from erel_jax.errors import ConfigError
 from erel_jax.module import ParamSpec, normal, uniform
 
@@ -51,7 +52,6 @@ def check_new(spec: PyTree, branch: str, tokens: int) -> None:
     Raises:
         ConfigError: either is the case.
     """
-    if tokens < 1:
-        raise ConfigError(f"got tokens={tokens}, expected at least 1.")
+    check_counts(tokens=tokens)
     if branch in spec:
         raise ConfigError(f"the encoder has a {branch} already; one is all it can have.")

@@ -63,13 +63,13 @@ def stack_adapters(adapters: Sequence[PyTree]) -> PyTree:
     return tree.map_with_path(stacked, adapters[0], is_leaf=is_kernel)
 
 
-def choose(params: PyTree, index: jax.Array) -> PyTree:
+def choose(params: PyTree, index: jax.Array | np.ndarray | Sequence[int]) -> PyTree:
     """Says which adapter each example takes; cheap, and meant for use inside a jitted function.
 
     Args:
         params: a tree made by `stack_adapters`.
-        index: int32[B] in [-1, T), one entry per example of the batch that follows; an entry beyond gives NaN for its
-            example where its value is known only inside a compiled function.
+        index: int32[B] (or a list) in [-1, T), one entry per example of the batch that follows; an entry beyond gives
+            NaN for its example where its value is known only inside a compiled function.
 
     Returns:
         Parameters for the model's `apply` on that batch.
@@ -77,6 +77,7 @@ def choose(params: PyTree, index: jax.Array) -> PyTree:
     Raises:
         ConfigError: the tree holds no bank, the index is not a vector of integers, or an entry is out of range.
     """
+    index = index if isinstance(index, jax.Array | np.ndarray) else np.asarray(index)
     if index.ndim != 1 or not jnp.issubdtype(index.dtype, jnp.integer):
         raise ConfigError(f"got an index {index.dtype}{list(index.shape)}, expected int32[B].")
     banks = [node for node in tree.paths(params, is_leaf=is_kernel).values() if isinstance(node, LowRankBank)]
@@ -90,6 +91,9 @@ def choose(params: PyTree, index: jax.Array) -> PyTree:
                 f"got index {strange} of {adapters} adapters, expected 0 to {adapters - 1}, or -1 for none."
             )
 
+    # Narrow integers could not hold the number of adapters, by which an entry beyond is told.
+    index = jnp.asarray(index, jnp.int32) if index.dtype.itemsize < 4 else index
+
     def put(node: Any) -> Any:
         if not isinstance(node, LowRankBank):
             return node
@@ -99,7 +103,9 @@ def choose(params: PyTree, index: jax.Array) -> PyTree:
 
 
 def _bank(kernels: Sequence[LowRank]) -> LowRankBank:
-    rank, scale = max(kernel.a.shape[-1] for kernel in kernels), kernels[0].scale
+    rank = max(kernel.a.shape[-1] for kernel in kernels)
+    # An adapter of scale zero changes nothing, but the others' factors cannot be told in multiples of it.
+    scale = next((kernel.scale for kernel in kernels if kernel.scale), 1.0)
 
     def padded(x: jax.Array, axis: int) -> jax.Array:
         return jnp.pad(x, [(0, rank - n if i == x.ndim + axis else 0) for i, n in enumerate(x.shape)])

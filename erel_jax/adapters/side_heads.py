@@ -11,7 +11,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from erel_jax.adapters.checks import check_counts
 from erel_jax.adapters.side_tower import check_taps_shape
 from erel_jax.errors import ConfigError
 from erel_jax.layers import Precision, dense, matmul
@@ -29,7 +31,11 @@ def affine_spec(width: int, out: int, *, xavier: bool = False, sharded: bool = F
         out: E.
         xavier: the second initialization, which the released code has where it replaces a classifier.
         sharded: name both axes of the kernel, for maps too large to keep whole.
+
+    Raises:
+        ConfigError: a width below 1.
     """
+    check_counts(width=width, embedding=out)
     bound = uniform(1 / math.sqrt(width))
     kernel, bias = (normal(math.sqrt(2 / (width + out))), zeros) if xavier else (bound, bound)
     axes = ("embed", "mlp" if sharded else None)
@@ -87,11 +93,18 @@ def fuse(
     return jnp.where(anything, fused, 0.0).astype(jnp.float32)
 
 
-def presence_columns(presence: Presence | None, names: tuple[str, ...]) -> dict[str, jax.Array] | None:
+def presence_columns(
+    presence: Presence | None, names: tuple[str, ...], rows: int | None = None
+) -> dict[str, jax.Array] | None:
     """bool[N, 1] per modality from bool[N, M] or from bool[N] per modality; None stays None.
 
+    Args:
+        presence: the mask; integers count as bool, floating-point numbers do not (NaN would count as present).
+        names: the modalities, in order.
+        rows: N where it is known.
+
     Raises:
-        ConfigError: other modalities or another number of them.
+        ConfigError: other modalities, another number of them or of items, or numbers that are no truth values.
     """
     if presence is None:
         return None
@@ -99,10 +112,24 @@ def presence_columns(presence: Presence | None, names: tuple[str, ...]) -> dict[
         unknown = sorted(set(presence) - set(names))
         if unknown or len(presence) != len(names):
             raise ConfigError(f"presence is given for {sorted(presence)}, expected {sorted(names)}.")
-        return {name: presence[name].astype(bool).reshape(-1, 1) for name in names}
-    if presence.ndim != 2 or presence.shape[1] != len(names):
-        raise ConfigError(f"got presence of shape {presence.shape}, expected [N, {len(names)}] for {names}.")
-    return {name: presence[:, m : m + 1].astype(bool) for m, name in enumerate(names)}
+        columns = {name: _truth(presence[name], rows, name) for name in names}
+        return {name: column.reshape(-1, 1) for name, column in columns.items()}
+    whole = presence if hasattr(presence, "ndim") else np.asarray(presence)
+    if whole.ndim != 2 or whole.shape[1] != len(names):
+        raise ConfigError(f"got presence of shape {whole.shape}, expected [N, {len(names)}] for {names}.")
+    return {name: _truth(whole[:, m : m + 1], rows, name) for m, name in enumerate(names)}
+
+
+def _truth(column: Any, rows: int | None, name: str) -> jax.Array:
+    """A modality's presence as bool[N] or bool[N, 1], checked at trace time."""
+    column = column if hasattr(column, "ndim") else np.asarray(column)
+    counted = rows is None or column.shape[:1] == (rows,)
+    if column.shape not in (column.shape[:1], (*column.shape[:1], 1)) or not counted:
+        expected = "N" if rows is None else rows
+        raise ConfigError(f"{name}: got presence of shape {column.shape}, expected [{expected}], one per item.")
+    if column.dtype != bool and not jnp.issubdtype(column.dtype, jnp.integer):
+        raise ConfigError(f"{name}: got presence of dtype {column.dtype}, expected bool.")
+    return column.astype(bool)
 
 
 def known_states(
@@ -116,13 +143,19 @@ def known_states(
         presence: see `presence_columns`.
 
     Raises:
-        ConfigError: a modality is missing or has another shape, or the presence does not fit.
+        ConfigError: a modality is missing, has another shape or number of items, or is not of floating point (stored
+            int8 states are multiplied out first: `taps.widen`), or the presence does not fit.
     """
     for name, shape in taps.items():
         if name not in states:
             raise ConfigError(f"no states of modality {name!r} were given, found {sorted(states)}.")
         check_taps_shape(name, states[name], *shape)
-    there = presence_columns(presence, tuple(taps))
+        if not jnp.issubdtype(states[name].dtype, jnp.floating):
+            raise ConfigError(f"{name}: got states of dtype {states[name].dtype}, expected floating point.")
+    rows = {name: states[name].shape[0] for name in taps}
+    if len(set(rows.values())) > 1:
+        raise ConfigError(f"got states of {rows} items, expected equally many of each modality.")
+    there = presence_columns(presence, tuple(taps), next(iter(rows.values())))
     return {name: states[name] if there is None else blank(states[name], there[name]) for name in taps}, there
 
 

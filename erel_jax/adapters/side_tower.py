@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from erel_jax.adapters.checks import check_counts, check_finite
 from erel_jax.errors import ConfigError
 from erel_jax.layers import FLOAT32, Precision, dense, matmul
 from erel_jax.layers.activation import activation as activation_named
@@ -54,10 +55,10 @@ class TowerConfig:
     inter_additive: bool = True
 
     def __post_init__(self):
-        if self.bottleneck < 1 or self.gate_temperature <= 0:
-            raise ConfigError(
-                f"got bottleneck={self.bottleneck}, gate_temperature={self.gate_temperature}; expected positive values."
-            )
+        check_counts(bottleneck=self.bottleneck)
+        check_finite(gate_temperature=self.gate_temperature, gate_init=self.gate_init)
+        if self.gate_temperature <= 0:
+            raise ConfigError(f"got gate_temperature={self.gate_temperature}, expected a positive number.")
         activation_named(self.activation)
 
 
@@ -69,6 +70,7 @@ def tower_spec(taps: int, width: int, config: TowerConfig) -> dict[str, Any]:
     """
     if taps < 1:
         raise ConfigError(f"got {taps} taps, expected at least 1.")
+    check_counts(width=width)
     spec: dict[str, Any] = {"blocks": {str(k): block_spec(width, config.bottleneck) for k in range(taps)}}
     if config.gated:
         value = config.gate_init

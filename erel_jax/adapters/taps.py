@@ -6,6 +6,7 @@ each, so that encoders of different depth give equally many taps.
 """
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -36,7 +37,8 @@ def tap_states(layers: int, taps: int = 7, *, include_embedding: bool = True) ->
     >>> tap_states(24)
     (0, 4, 8, 12, 16, 20, 24)
     """
-    if layers < 1 or taps < 2:
+    whole = all(isinstance(n, Integral) for n in (layers, taps))
+    if not whole or layers < 1 or taps < 2:
         raise ConfigError(f"got layers={layers}, taps={taps}; expected at least 1 layer and 2 taps.")
     groups = min(taps - 1, layers)
     step = (layers - 1) // (groups - 1) if groups > 1 else 0

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from erel_jax import tree
+from erel_jax.adapters.checks import check_counts, check_finite, check_patterns
 from erel_jax.adapters.wrapping import array_spec, beside, is_kernel, wrap_kernels
-from erel_jax.errors import ConfigError
 from erel_jax.layers.kernels import ScaledRandom
 from erel_jax.module import Initializer, zeros
 
@@ -42,11 +42,12 @@ def vera(spec: PyTree, patterns: Sequence[str], *, rank: int = 256, inner_start:
     Raises:
         ConfigError: a pattern matches no kernel, a match is not a kernel spec, or the rank is below 1.
     """
-    if rank < 1:
-        raise ConfigError(f"got rank={rank}, expected at least 1.")
+    check_counts(rank=rank)
+    check_finite(inner_start=inner_start)
+    check_patterns(patterns)
     nodes = tree.paths(spec, is_leaf=is_kernel)
     shapes = [array_spec(path, nodes[path]).shape[-2:] for path in sorted(tree.select(nodes, patterns))]
-    widest, outs = max(width for width, _ in shapes), max(out for _, out in shapes)
+    widest, outs = max((w for w, _ in shapes), default=1), max((out for _, out in shapes), default=1)
     draw_a = _leading_part(seed, (widest, rank), math.sqrt(6 / widest))
     draw_b = _leading_part(seed + 1, (rank, outs), math.sqrt(6 / rank))
 

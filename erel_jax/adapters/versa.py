@@ -100,7 +100,7 @@ def versa(
 
 
 def _configs(names: tuple[str, ...], bottleneck: int | Mapping[str, int], basis: TowerConfig) -> dict[str, TowerConfig]:
-    ranks = dict.fromkeys(names, bottleneck) if isinstance(bottleneck, int) else dict(bottleneck)
+    ranks = dict(bottleneck) if isinstance(bottleneck, Mapping) else dict.fromkeys(names, bottleneck)
     if set(ranks) != set(names):
         raise ConfigError(f"got bottlenecks of {sorted(ranks)}, expected one for each of {sorted(names)}.")
     return {name: dataclasses.replace(basis, bottleneck=ranks[name]) for name in names}

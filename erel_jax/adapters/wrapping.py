@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from erel_jax import tree
+from erel_jax.adapters.checks import check_counts, check_patterns
 from erel_jax.errors import ConfigError
 from erel_jax.layers.kernels import Float8, Grouped, Nf4, Quantized
 from erel_jax.module import Initializer, ParamSpec, uniform, zeros
 
 PyTree = Any
+_NO_KERNELS = ("table", "vector", "vectors")
 
 
 def is_kernel(node: Any) -> bool:
@@ -27,8 +29,9 @@ def wrap_kernels(spec: PyTree, patterns: Sequence[str], wrap: Callable[[str, Any
         wrap: the rewrite of one kernel.
 
     Raises:
-        ConfigError: a pattern matches nothing.
+        ConfigError: a pattern matches nothing, or a string was given in place of a list.
     """
+    check_patterns(patterns)
     chosen = tree.select(tree.paths(spec, is_leaf=is_kernel), patterns)
     return tree.map_with_path(lambda path, node: wrap(path, node) if path in chosen else node, spec, is_leaf=is_kernel)
 
@@ -50,6 +53,9 @@ def array_spec(path: str, kernel: Any) -> ParamSpec:
             f"{path}: got {type(inner).__name__}, expected a spec. Adapters rewrite specs; bring parameters into the "
             "rewritten spec with module.fill(key, spec, params)."
         )
+    # A table has the shape of a kernel, but its rows are looked up, which no adapter would see.
+    if path.rpartition("/")[2] in _NO_KERNELS:
+        raise ConfigError(f"{path}: got a table, expected a kernel; adapters go on what is multiplied.")
     if len(inner.shape) - (inner.axes[:1] == ("layers",)) != 2:
         raise ConfigError(f"{path}: got shape {inner.shape}, expected a kernel [D, F] or a stack [layers, D, F].")
     return inner
@@ -80,8 +86,7 @@ def low_rank_factors(path: str, weight: ParamSpec, rank: int) -> tuple[ParamSpec
         ConfigError: the rank is below 1 or larger than a side of the kernel.
     """
     width, out = weight.shape[-2:]
-    if rank < 1:
-        raise ConfigError(f"got rank={rank}, expected at least 1.")
+    check_counts(rank=rank)
     if rank > min(width, out):
         raise ConfigError(f"{path}: rank {rank} is larger than a side of the kernel [{width}, {out}].")
     a = beside(weight, (width, rank), (weight.axes[-2], "rank"), uniform(1 / math.sqrt(width)))

@@ -19,9 +19,10 @@ def refuse_code(document: Mapping[str, Any], path: str | Path) -> None:
     Raises:
         CorruptArtifactError: the document has `auto_map`.
     """
-    if document.get("auto_map"):
+    if code := document.get("auto_map"):
+        named = sorted(map(str, code)) if isinstance(code, Mapping | list) else code
         raise CorruptArtifactError(
-            f"{path} asks for code from its repository (auto_map: {sorted(document['auto_map'])}), which is never run. "
+            f"{path} asks for code from its repository (auto_map: {named}), which is never run. "
             "Use a model whose architecture is built in."
         )
 

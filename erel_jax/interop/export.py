@@ -7,10 +7,11 @@ from typing import Any
 
 import jax
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer
 
 from erel_jax.artifacts import MANIFEST_NAME, ArtifactDir
 from erel_jax.encoders import Encoder
-from erel_jax.errors import ConfigError
+from erel_jax.errors import CheckpointError, ConfigError
 from erel_jax.interop.configurations import document_of, family_of
 from erel_jax.interop.prompts import Prompts
 from erel_jax.interop.safetensors_folder import WEIGHTS, read_json
@@ -49,11 +50,15 @@ def save_encoder(
     Raises:
         ConfigError: the folder exists, the encoder is of no registered family, or it merges tokens or has lost heads,
             which the original's configuration cannot say.
-        CheckpointError: parameters without a place in the original model.
+        CheckpointError: parameters without a place in the original model, or a tokenizer with ids that the encoder's
+            embedding table lacks.
+        NonFiniteError: parameters with NaN or infinity.
     """
     document = document_of(encoder.config)
     _check_sayable(encoder.config, document)
     tensors = write_tensors(params, family_of(encoder.config).weights(encoder.config))
+    if tokenizer_json is not None:
+        _check_vocabulary(tokenizer_json, encoder)
     document["dtype"] = str(jax.tree.leaves(params)[0].dtype)
     files: dict[str, Any] = {"config.json": document}
     pooling, prompts = getattr(encoder.config, "pooling", ""), prompts or Prompts()
@@ -69,6 +74,16 @@ def save_encoder(
             artifact.file("tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
         save_file(tensors, artifact.file(WEIGHTS), metadata={"format": "pt"})
     return Path(folder)
+
+
+def _check_vocabulary(tokenizer_json: str, encoder: Encoder) -> None:
+    ids = Tokenizer.from_str(tokenizer_json).get_vocab(with_added_tokens=True).values()
+    rows = getattr(encoder.config, "vocabulary", 0)
+    if max(ids, default=-1) >= rows:
+        raise CheckpointError(
+            f"the tokenizer has ids up to {max(ids)}, the encoder's embedding table has {rows} rows. They do not "
+            "belong together; pass the tokenizer of this encoder."
+        )
 
 
 def _check_sayable(config: Any, document: dict[str, Any]) -> None:

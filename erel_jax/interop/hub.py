@@ -23,10 +23,13 @@ WANTED = [
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
     "preprocessor_config.json",
     "processor_config.json",
     "modules.json",
     "sentence_bert_config.json",
+    "config_sentence_transformers.json",
     "*_Pooling/config.json",
 ]
 _COMMIT = re.compile(r"[0-9a-f]{40}")

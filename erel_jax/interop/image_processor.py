@@ -57,9 +57,16 @@ class ImageProcessor:
         self.document = document
         self._processor: Any = None
         settings = document if _is_complete(document) else self._resolved()
-        scale = float(settings["rescale_factor"]) if settings["do_rescale"] else 1.0
-        mean = np.asarray(settings["image_mean"] if settings["do_normalize"] else 0.0, np.float64)
-        std = np.asarray(settings["image_std"] if settings["do_normalize"] else 1.0, np.float64)
+        for name in ("do_resize", "do_rescale", "do_normalize", "do_center_crop"):
+            if not isinstance(settings.get(name), bool | None):
+                raise ConfigError(f"the image processor has {name} = {settings[name]!r}, expected true or false.")
+        if (resample := document.get("resample")) is not None and resample not in range(6):
+            raise ConfigError(f"the image processor has resample = {resample!r}, expected a filter of Pillow, 0 to 5.")
+        scale = _numbers(settings, "rescale_factor") if settings["do_rescale"] else np.ones(())
+        if scale.ndim or not scale > 0:
+            raise ConfigError(f"the image processor has rescale_factor = {scale.tolist()}, expected a positive number.")
+        mean = _numbers(settings, "image_mean") if settings["do_normalize"] else np.zeros(())
+        std = _numbers(settings, "image_std") if settings["do_normalize"] else np.ones(())
         if not (std > 0).all():
             raise ConfigError(f"image_std {std.tolist()} must be positive.")
         values = (np.arange(256, dtype=np.float64)[:, None] * scale - mean) / std
@@ -184,8 +191,23 @@ def _transformers_processor(document: dict[str, Any]) -> Any:
         (Path(folder) / "preprocessor_config.json").write_text(json.dumps(document), encoding="utf-8")
         try:
             return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
             raise ConfigError(f"the image processor settings cannot be used ({error}).") from error
+
+
+def _numbers(settings: dict[str, Any], name: str) -> np.ndarray:
+    """float64[3] or float64[] of a setting.
+
+    Raises:
+        ConfigError: it is missing, no number, not finite, or of other than three channels.
+    """
+    try:
+        values = np.asarray(settings[name], np.float64)
+    except (TypeError, ValueError):
+        values = np.asarray(np.nan)
+    if values.shape not in ((), (3,)) or not np.isfinite(values).all():
+        raise ConfigError(f"the image processor has {name} = {settings[name]!r}, expected one or three finite numbers.")
+    return values
 
 
 def _pair(size: Any) -> tuple[int, int] | None:
@@ -193,4 +215,8 @@ def _pair(size: Any) -> tuple[int, int] | None:
     if not size:
         return None
     height, width = size.get("height"), size.get("width")
-    return (int(height), int(width)) if height and width else None
+    if not height or not width:
+        return None
+    if any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in (height, width)):
+        raise ConfigError(f"the image processor has a size of {height!r} by {width!r}, expected positive integers.")
+    return height, width

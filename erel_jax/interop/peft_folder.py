@@ -100,9 +100,13 @@ def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
     for name, array in tensors.items():
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise CheckpointError(f"{path}: tensor {name!r} is {array.dtype}, expected floating point.")
-        if not np.isfinite(array.astype(np.float32)).all():
-            raise NonFiniteError(f"{path}: tensor {name!r} holds NaN or infinity. Train or get the adapter again.")
+        _check_finite(f"{path}: {name}", array, "Train or get the adapter again.")
     return tensors
+
+
+def _check_finite(name: str, array: np.ndarray, advice: str) -> None:
+    if not np.isfinite(array.astype(np.float32)).all():
+        raise NonFiniteError(f"{name}: the tensor holds NaN or infinity. {advice}")
 
 
 def _by_kernel(
@@ -243,6 +247,7 @@ def save_adapter(
     Raises:
         ConfigError: the folder exists, there is no adapter, adapters differ in kind, rank or scale, or lie over other
             kernels or where the original model has no linear layer.
+        NonFiniteError: an adapter holds NaN or infinity.
     """
     nodes = tree.paths(params, is_leaf=is_kernel)
     kernels = {path: node for path, node in nodes.items() if is_kernel(node)}
@@ -252,6 +257,8 @@ def save_adapter(
         config, tensors = prompt_contents(encoder, params)
     else:
         config, tensors = _kernel_contents(encoder, kernels, rank_stabilized)
+    for name, array in tensors.items():
+        _check_finite(name, array, "Save the last adapter that was finite.")
     config |= {"base_model_name_or_path": base_model, "inference_mode": True, "modules_to_save": None}
     with ArtifactDir(folder, kind="adapter", overwrite=overwrite) as artifact:
         artifact.file(CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -42,7 +42,7 @@ def read_settings(folder: str | os.PathLike[str], link_root: Path | None = None)
     """Reads `modules.json` and the files it names.
 
     Raises:
-        ConfigError: a step or pooling mode is not implemented.
+        ConfigError: a step or pooling mode is not implemented, or a value is of another kind than meant.
         CorruptArtifactError: a file is damaged, or a path leaves the folder.
     """
     modules = safe_join(folder, "modules.json", link_root=link_root)
@@ -70,12 +70,23 @@ def read_settings(folder: str | os.PathLike[str], link_root: Path | None = None)
             raise ConfigError(f"{modules} keeps the encoder in {path!r}; point to that folder itself.")
     limits = safe_join(folder, "sentence_bert_config.json", link_root=link_root)
     document = read_json(limits) if limits.is_file() else {}
-    length = document.get("max_seq_length")
     return SentenceSettings(
-        pooling=pooling,
-        max_length=length if isinstance(length, int) else None,
-        lowercase=bool(document.get("do_lower_case", False)),
+        pooling=pooling, max_length=_length(limits, document), lowercase=_lowercase(limits, document)
     )
+
+
+def _length(path: Path, document: dict[str, Any]) -> int | None:
+    length = document.get("max_seq_length")
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
+        raise ConfigError(f"{path} has max_seq_length = {length!r}, expected a positive integer or null.")
+    return length
+
+
+def _lowercase(path: Path, document: dict[str, Any]) -> bool:
+    value = document.get("do_lower_case")
+    if not isinstance(value, bool | None):
+        raise ConfigError(f"{path} has do_lower_case = {value!r}, expected true or false.")
+    return bool(value)
 
 
 def read_prompts(folder: str | os.PathLike[str], link_root: Path | None = None) -> Prompts:
@@ -108,7 +119,8 @@ def _pooling(path: Path, folder: str | os.PathLike[str], link_root: Path | None)
     if chosen is None:
         modes = [key for key, value in document.items() if key.startswith("pooling_mode_") and value]
         chosen = [MODES.get(mode, mode) for mode in modes]
-    names = [_NEW_NAMES.get(name, name) for name in ([chosen] if isinstance(chosen, str) else list(chosen))]
+    given = chosen if isinstance(chosen, list) else [chosen]
+    names = [_NEW_NAMES.get(name, name) if isinstance(name, str) else name for name in given]
     if len(names) != 1 or names[0] not in MODES.values():
         raise ConfigError(f"{path} pools by {names}; 'cls', 'mean' or 'last' alone are implemented.")
     return names[0]

@@ -89,12 +89,17 @@ class TextTokenizer:
 
         Raises:
             ConfigError: `max_length` is above the encoder's positions or leaves no token for the text beside the
-                prompt, no bucket holds it, or an unknown prompt.
-            DataError: an entry is not a string.
+                prompt, the special tokens alone exceed it, no bucket holds it, or an unknown prompt.
+            DataError: an entry is not a string, or one string was given in place of a list.
         """
+        if isinstance(texts, str):  # its characters would be texts
+            raise DataError(f"got one string {texts[:50]!r}, expected a list of texts: [text].")
         limit = self.max_length if max_length is None else max_length
         if not 1 <= limit <= self.max_length:
             raise ConfigError(f"got max_length {limit}, expected 1 to {self.max_length} (the encoder's limit).")
+        special = self.backend.num_special_tokens_to_add(is_pair=False)
+        if limit < special:
+            raise ConfigError(f"got max_length {limit}, the tokenizer puts {special} special tokens around every text.")
         wrong = [i for i, text in enumerate(texts) if not isinstance(text, str)]
         if wrong:
             raise DataError(f"texts {wrong[:5]} are not strings, first: {texts[wrong[0]]!r}. Pass a list of str.")
@@ -209,6 +214,7 @@ def read_tokenizer(
 
     Raises:
         CheckpointError: the tokenizer has ids that the embedding table lacks.
+        ConfigError: a setting of `tokenizer_config.json` is of another kind than meant.
         CorruptArtifactError: a file is damaged, or asks for code.
     """
     config_path = safe_join(folder, "tokenizer_config.json", link_root=link_root)
@@ -219,11 +225,11 @@ def read_tokenizer(
         return None
     limits = [max_positions, max_length or max_positions]
     stored = config.get("model_max_length")
-    if isinstance(stored, int) and 0 < stored < UNLIMITED:
+    if isinstance(stored, int) and not isinstance(stored, bool) and 0 < stored < UNLIMITED:
         limits.append(stored)
-    tokenizer = TextTokenizer(
-        backend, max_length=min(limits), pad_id=_pad_id(backend, config), lowercase=lowercase, prompts=prompts
-    )
+    named = _named_pad(folder, config, link_root)
+    pad = None if named is None else backend.token_to_id(named)
+    tokenizer = TextTokenizer(backend, max_length=min(limits), pad_id=pad or 0, lowercase=lowercase, prompts=prompts)
     if tokenizer.vocabulary > vocabulary:
         raise CheckpointError(
             f"the tokenizer in {folder} has ids up to {tokenizer.vocabulary - 1}, the embedding table has {vocabulary} "
@@ -261,6 +267,9 @@ def _with_case(backend: Tokenizer, document: dict[str, Any], config: dict[str, A
     """Applies `do_lower_case` of the tokenizer config where the stored BERT normalizer says otherwise."""
     normalizer = document.get("normalizer") or {}
     lower = config.get("do_lower_case")
+    for key in ("do_lower_case", "tokenize_chinese_chars", "strip_accents"):
+        if not isinstance(config.get(key), bool | None):
+            raise ConfigError(f"tokenizer_config.json has {key} = {config[key]!r}, expected true, false or null.")
     if normalizer.get("type") == "BertNormalizer" and lower is not None and normalizer.get("lowercase") != lower:
         backend.normalizer = normalizers.BertNormalizer(  # pyright: ignore[reportAttributeAccessIssue]
             clean_text=normalizer.get("clean_text", True),
@@ -271,8 +280,12 @@ def _with_case(backend: Tokenizer, document: dict[str, Any], config: dict[str, A
     return backend
 
 
-def _pad_id(backend: Tokenizer, config: dict[str, Any]) -> int:
-    token = config.get("pad_token")
-    token = token.get("content") if isinstance(token, dict) else token
-    found = backend.token_to_id(token) if isinstance(token, str) else None
-    return 0 if found is None else found
+def _named_pad(folder: str | os.PathLike[str], config: dict[str, Any], link_root: Path | None) -> str | None:
+    """The padding token that the folder names, in the tokenizer config or in the older file of special tokens."""
+    path = safe_join(folder, "special_tokens_map.json", link_root=link_root)
+    for settings in (config, read_json(path) if path.is_file() else {}):
+        token = settings.get("pad_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str):
+            return token
+    return None

@@ -20,6 +20,7 @@ from erel_jax.interop.weight_map import Source, WeightMap
 from erel_jax.module import ParamSpec
 
 _PIECE = 1 << 22
+_MANY = 1000  # layers whose missing tensors are still listed one by one
 
 
 def read_params(tensors: TensorFolder, weight_map: WeightMap, spec: Any, places: Any = None) -> Any:
@@ -51,7 +52,7 @@ def read_params(tensors: TensorFolder, weight_map: WeightMap, spec: Any, places:
         for i in range(_copies(source, leaf)):
             name = found[source.tensor(i)]
             array = tensors.read(name)
-            _check_values(name, array)
+            _check_values(name, array, "Get the weights again; do not train on them.")
             parts.write(source.layout.to_ours(array), i if source.stacked else None)
         return parts.to_devices()
 
@@ -70,6 +71,7 @@ def write_tensors(params: Any, weight_map: WeightMap) -> dict[str, np.ndarray]:
 
     Raises:
         CheckpointError: a parameter has no name there, for example an adapter that was not merged.
+        NonFiniteError: a parameter holds NaN or infinity, which `read_params` would refuse.
     """
     arrays = tree.paths(params)
     strange = sorted(set(arrays) ^ set(weight_map.sources))
@@ -82,6 +84,7 @@ def write_tensors(params: Any, weight_map: WeightMap) -> dict[str, np.ndarray]:
     for path, array in arrays.items():
         source = weight_map.sources[path]
         host = np.asarray(jax.device_get(array))
+        _check_values(path, host, "Export the last parameters that were finite.")
         copies = host if source.stacked else host[None]
         for i, copy in enumerate(copies):
             name = weight_map.exported(source.tensor(i))
@@ -95,7 +98,12 @@ def _copies(source: Source, leaf: ParamSpec) -> int:
 
 def _their_shape(source: Source, leaf: ParamSpec) -> tuple[int, ...]:
     ours = leaf.shape[1:] if source.stacked else leaf.shape
-    return source.layout.to_theirs(np.broadcast_to(np.float32(0), ours)).shape
+    try:
+        return source.layout.to_theirs(np.broadcast_to(np.float32(0), ours)).shape
+    except ValueError as error:  # more elements than an address can count
+        raise CheckpointError(
+            f"config.json asks for {source.name} with {list(ours)} numbers, which no file holds. Get it again."
+        ) from error
 
 
 def _by_canonical_name(tensors: TensorFolder, weight_map: WeightMap) -> dict[str, str]:
@@ -111,6 +119,12 @@ def _by_canonical_name(tensors: TensorFolder, weight_map: WeightMap) -> dict[str
 def _report(tensors: TensorFolder, weight_map: WeightMap, wanted: dict[str, ParamSpec], found: dict[str, str]) -> None:
     """Raises one error that lists every missing, unexpected and misshaped tensor."""
     missing, misshaped, used = [], [], set()
+    most = max(_copies(weight_map.sources[path], leaf) for path, leaf in wanted.items())
+    if most > max(len(found), _MANY):
+        raise CheckpointError(
+            f"config.json asks for {most} layers, {tensors.folder} holds {len(found)} tensors in all. Check that "
+            "config.json and the weights belong together."
+        )
     for path, leaf in wanted.items():
         source = weight_map.sources[path]
         expected = _their_shape(source, leaf)
@@ -132,7 +146,7 @@ def _report(tensors: TensorFolder, weight_map: WeightMap, wanted: dict[str, Para
         raise CheckpointError("\n".join(lines))
 
 
-def _check_values(name: str, array: np.ndarray) -> None:
+def _check_values(name: str, array: np.ndarray, advice: str) -> None:
     flat = array.reshape(-1)
     # In pieces: the answers of one large bfloat16 tensor would take half its memory.
     bad = sum(
@@ -140,6 +154,4 @@ def _check_values(name: str, array: np.ndarray) -> None:
         for piece in (flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE))
     )
     if bad:
-        raise NonFiniteError(
-            f"tensor {name!r} holds {bad} values that are NaN or infinite. Get the weights again; do not train on them."
-        )
+        raise NonFiniteError(f"tensor {name!r} holds {bad} values that are NaN or infinite. {advice}")

@@ -89,7 +89,16 @@ def gemma2_document(config: Gemma2Config) -> dict[str, Any]:
 
 
 def gemma3_document(config: Gemma3Config) -> dict[str, Any]:
-    """Keys of `Gemma3TextModel`'s `config.json`."""
+    """Keys of `Gemma3TextModel`'s `config.json`.
+
+    Raises:
+        ConfigError: the scores are capped, which the original has no key for.
+    """
+    if config.score_cap is not None:
+        raise ConfigError(
+            f"got a Gemma 3 encoder with score_cap={config.score_cap}, expected None: its config.json cannot say it. "
+            "Export one without a cap, or keep the parameters with orbax."
+        )
     rotary = {FULL: rotary_settings(config.rotary), WINDOWED: rotary_settings(config.local_rotary)}
     return _document(config, "gemma3_text", "Gemma3TextModel") | {
         "rope_parameters": rotary,

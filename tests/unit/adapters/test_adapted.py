@@ -162,3 +162,38 @@ def test_vectors_are_as_wide_as_asked():
     assert wider["text"]["project"]["kernel"].shape == wider["image"]["project"]["kernel"].shape == (16, 24)
     # Towers of that width already need no map where none trains.
     assert "project" not in dual_encoder(TINY, METHODS["frozen"], embedding=16).module.spec["head"]["text"]
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "lora"])
+def test_what_does_not_fit_the_modalities_is_named(name):
+    adapted = item_encoder(TINY, METHODS[name], embedding=6)
+    params = drawn(adapted.module.spec)
+    live = {
+        "text": {"ids": np.ones((4, 3), np.int32), "mask": np.ones((4, 3), bool)},
+        "image": {"pixels": np.ones((4, 12, 12, 3), np.float32)},
+    }
+    inputs = live if name == "lora" else {modality: np.ones((4, 16), np.float32) for modality in TINY}
+    presence = np.array([[1, 1], [0, 1], [1, 0], [1, 1]], bool)
+    named = {modality: presence[:, m] for m, modality in enumerate(TINY)}
+    expected = adapted.module.apply(params, inputs, presence)
+    np.testing.assert_array_equal(adapted.module.apply(params, inputs, named), expected)
+    for wrong in (np.ones((4, 3), bool), np.ones((1, 2), bool), np.full((4, 2), np.nan)):
+        with pytest.raises(ConfigError, match="got presence of"):
+            adapted.module.apply(params, inputs, wrong)
+    with pytest.raises(ConfigError, match=r"inputs of \['text'\] for encoders"):
+        adapted.module.apply(params, {"text": inputs["text"]})
+    with pytest.raises(ConfigError, match="equally many"):
+        adapted.module.apply(params, {**inputs, "image": jax.tree.map(lambda x: x[:1], inputs["image"])})
+
+
+def test_models_of_nothing_are_refused():
+    for build in (dual_encoder, item_encoder):
+        with pytest.raises(ConfigError, match="no encoder"):
+            build({}, METHODS["lora"])
+        with pytest.raises(ConfigError, match="embedding=-1"):
+            build(TINY, METHODS["lora"], embedding=-1)
+    adapted = dual_encoder(TINY, METHODS["lora"])
+    with pytest.raises(ConfigError, match=r"'texts'.* differ"):
+        adapted.module.apply({}, {"texts": np.ones(1)})
+    with pytest.raises(ConfigError, match=r"expected those of \['image'\] too"):
+        tower_parameters(adapted, jax.random.key(0), {"text": drawn(TINY["text"].module.spec)})

@@ -196,3 +196,18 @@ def test_bfloat16_stays_near_float32():
 def test_impossible_networks_are_refused(make, match):
     with pytest.raises(ConfigError, match=match):
         make()
+
+
+def test_items_are_as_many_in_every_modality_and_in_the_presence():
+    taps = {"text": (3, 8), "image": (3, 8)}
+    network, states = build(taps), random_states(taps)
+    params = random_params(network.spec)
+    for presence in (np.ones((1, 2), bool), np.ones((N + 1, 2), bool), {"text": np.ones(N, bool), "image": np.ones(1)}):
+        with pytest.raises(ConfigError, match="got presence of shape"):
+            network.apply(params, states, presence)
+    with pytest.raises(ConfigError, match="presence of dtype float32, expected bool"):
+        network.apply(params, states, jnp.full((N, 2), jnp.nan))
+    with pytest.raises(ConfigError, match="equally many of each modality"):
+        network.apply(params, {**states, "image": states["image"][:1]})
+    with pytest.raises(ConfigError, match="states of dtype int8"):
+        network.apply(params, {name: jnp.asarray(x, jnp.int8) for name, x in states.items()})

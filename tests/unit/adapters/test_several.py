@@ -142,3 +142,19 @@ def test_what_is_refused(bank):
         stack_adapters([ADAPTERS[0], moved])
     with pytest.raises(ConfigError, match="different parameters"):
         stack_adapters([ADAPTERS[0], {"layers": ADAPTERS[0]["layers"]}])
+
+
+def test_an_adapter_of_scale_zero_stacks_with_others():
+    none = adapter(4, 2, 0.0)
+    for order in ([none, ADAPTERS[1]], [ADAPTERS[1], none]):
+        alone = np.stack([embed(order[0]), embed(order[1])])
+        got = embed_chosen(stack_adapters(order), jnp.array([0, 1, 1, 0]))
+        np.testing.assert_allclose(got, alone[[0, 1, 1, 0], np.arange(4)], atol=1e-5)
+
+
+def test_an_index_may_be_a_list_or_of_narrow_integers(bank):
+    expected = embed_chosen(bank, jnp.array([0, 1, 1, 0]))
+    for index in ([0, 1, 1, 0], np.array([0, 1, 1, 0], np.uint8)):
+        np.testing.assert_array_equal(embed(choose(bank, index)), expected)
+    many = stack_adapters([adapter(1, 1, 1.0)] * 128)
+    assert np.isnan(embed_chosen(many, jnp.array([0, 127, -2, -1], jnp.int8))).any(1).tolist() == [0, 0, 1, 0]

@@ -9,8 +9,8 @@ import pytest
 
 from erel_jax import tree
 from erel_jax.artifacts import verify_manifest
-from erel_jax.encoders import ENCODERS, BertConfig, ClipTextConfig, ClipVisionConfig, VitConfig
-from erel_jax.errors import CheckpointError, ConfigError, CorruptArtifactError
+from erel_jax.encoders import ENCODERS, BertConfig, ClipTextConfig, ClipVisionConfig, Gemma3Config, VitConfig
+from erel_jax.errors import CheckpointError, ConfigError, CorruptArtifactError, NonFiniteError
 from erel_jax.interop.export import save_encoder
 from erel_jax.interop.huggingface import load_encoder
 from erel_jax.interop.image_processor import vit_settings
@@ -113,3 +113,25 @@ def test_what_the_original_cannot_say_is_refused(tmp_path, changes, words):
     with pytest.raises(ConfigError, match=words):
         save_encoder(tmp_path / "model", encoder, params)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_parameters_that_are_not_finite_are_not_written(tmp_path):
+    encoder, params = made(BertConfig.tiny())
+    params["layers"]["mlp"]["up"]["bias"] = params["layers"]["mlp"]["up"]["bias"].at[1, 2].set(np.nan)
+    with pytest.raises(NonFiniteError, match=r"layers/mlp/up/bias.* 1 values"):
+        save_encoder(tmp_path / "model", encoder, params)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_tokenizer_of_another_encoder_is_not_written(tmp_path, bert_folder):
+    tokenizer = read_tokenizer(bert_folder[0], max_positions=24, vocabulary=64)
+    assert tokenizer is not None
+    encoder, params = made(dataclasses.replace(BertConfig.tiny(), vocabulary=9))
+    with pytest.raises(CheckpointError, match="ids up to 9, the encoder's embedding table has 9 rows"):
+        save_encoder(tmp_path / "model", encoder, params, tokenizer_json=tokenizer.to_json())
+
+
+def test_capped_scores_of_gemma_3_are_not_written(tmp_path):
+    encoder, params = made(dataclasses.replace(Gemma3Config.tiny(), score_cap=5.0))
+    with pytest.raises(ConfigError, match=r"score_cap=5\.0"):
+        save_encoder(tmp_path / "model", encoder, params)

@@ -1,5 +1,6 @@
 """Names to folders: local ones, cached snapshots, and the Hub pinned to a commit."""
 
+from fnmatch import fnmatch
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -8,6 +9,7 @@ from huggingface_hub import constants
 
 from erel_jax.errors import CheckpointError, ConfigError
 from erel_jax.interop.hub import WANTED, locate
+from erel_jax.interop.tokenizer import SLOW_FILES
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -91,3 +93,9 @@ def test_a_file_is_not_a_folder(tmp_path):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(ConfigError, match="not a folder"):
         locate(tmp_path / "model.safetensors")
+
+
+def test_whatever_is_read_of_a_folder_is_asked_for():
+    """A file that is read but not fetched would count only in local folders: prompts, slow vocabularies."""
+    read = ["config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling/config.json", *SLOW_FILES]
+    assert [name for name in read if not any(fnmatch(name, pattern) for pattern in WANTED)] == []

@@ -212,3 +212,26 @@ def test_a_stored_pooling_that_is_no_name_is_refused(bert_folder):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"erel_jax_pooling": 5}))
     with pytest.raises(ConfigError, match="erel_jax_pooling = 5"):
         load_encoder(bert_folder[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": 10**18}, "word_embeddings.weight with .* numbers, which no file holds"),
+        ({"hidden_size": 10**30}, "numbers, which no file holds"),
+        ({"num_hidden_layers": 10**9}, "1000000000 layers, .* holds [0-9]+ tensors"),
+    ],
+)
+def test_sizes_beyond_any_file_are_refused(bert_folder, changes, message):
+    path = bert_folder[0] / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(CheckpointError, match=message):
+        load_encoder(bert_folder[0])
+
+
+@pytest.mark.parametrize("code", [True, 5, ["x"], {"AutoModel": "evil.Model"}])
+def test_code_of_any_form_is_refused(bert_folder, code):
+    path = bert_folder[0] / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": code}))
+    with pytest.raises(CorruptArtifactError, match="never run"):
+        load_encoder(bert_folder[0])

@@ -96,3 +96,25 @@ def test_useless_settings_are_refused():
         ImageProcessor(vit_settings(4, std=0.0))
     with pytest.raises(ConfigError, match="image processor settings"):
         ImageProcessor({"image_processor_type": "NoSuchProcessor"})
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"image_mean": [float("nan")] * 3},
+        {"image_mean": None},
+        {"image_mean": [0.5] * 4},
+        {"image_std": "x"},
+        {"rescale_factor": float("nan")},
+        {"rescale_factor": 0},
+        {"do_rescale": "no"},
+        {"size": {"height": "a", "width": "b"}},
+        {"size": {"height": -3, "width": 12}},
+        {"resample": 99},
+        {"image_processor_type": 5, "size": 12},
+    ],
+    ids=str,
+)
+def test_settings_that_would_give_no_pixels_are_refused(setting):
+    with pytest.raises(ConfigError, match="the image processor"):
+        ImageProcessor({**vit_settings(12), **setting})

@@ -282,6 +282,13 @@ def test_nan_is_refused(folder):
         load_adapter(edited(folder, tensors), ENCODER, PARAMS)
 
 
+def test_nan_is_not_written(tmp_path):
+    params = jax.tree.map(lambda x: x * np.nan, adapted("lora"))
+    with pytest.raises(NonFiniteError, match="lora_A"):
+        save_adapter(tmp_path / "adapter", ENCODER, params)
+    assert not (tmp_path / "adapter").exists()
+
+
 def test_what_cannot_be_written(tmp_path):
     for params, match in (
         (PARAMS, "no adapter to save"),

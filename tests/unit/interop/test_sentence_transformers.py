@@ -140,3 +140,18 @@ def test_pooling_without_the_prompt_is_refused_where_there_is_one(tmp_path):
     (tmp_path / CONFIG).write_text(json.dumps({"prompts": {"query": "Represent this: "}}))
     with pytest.raises(ConfigError, match="include_prompt"):
         read_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_seq_length": True}, {"max_seq_length": -4}, {"max_seq_length": "8"}, {"do_lower_case": "false"}]
+)
+def test_limits_of_another_kind_are_refused(tmp_path, limits):
+    write(tmp_path, {"pooling_mode": "mean"}, limits=limits)
+    with pytest.raises(ConfigError, match=f"{next(iter(limits))} = "):
+        read_settings(tmp_path)
+
+
+def test_a_pooling_that_is_no_name_is_refused(tmp_path):
+    write(tmp_path, {"pooling_mode": 5})
+    with pytest.raises(ConfigError, match="pools by"):
+        read_settings(tmp_path)

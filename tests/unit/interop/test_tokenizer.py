@@ -142,3 +142,27 @@ def test_minilm_ids_equal_those_of_transformers(minilm_folder):
     np.testing.assert_array_equal(ours["ids"], theirs["input_ids"])
     np.testing.assert_array_equal(ours["mask"], theirs["attention_mask"] == 1)
     assert tokenizer.truncated == 1
+
+
+def test_the_padding_token_may_stand_in_the_older_file(folder):
+    (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": {"content": "[UNK]"}}))
+    assert read(folder).pad_id == 1
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[SEP]"}))
+    assert read(folder).pad_id == 3
+
+
+@pytest.mark.parametrize("setting", [{"do_lower_case": "yes"}, {"strip_accents": 1}, {"tokenize_chinese_chars": "no"}])
+def test_settings_of_another_kind_are_refused(folder, setting):
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False, **setting}))
+    with pytest.raises(ConfigError, match="expected true, false or null"):
+        read(folder)
+
+
+def test_a_length_below_the_special_tokens_is_refused(folder):
+    with pytest.raises(ConfigError, match="max_length 1, the tokenizer puts 2 special tokens"):
+        read(folder).encode(["red"], max_length=1)
+
+
+def test_one_string_is_no_list_of_texts(folder):
+    with pytest.raises(DataError, match="one string 'red shoe', expected a list"):
+        read(folder).encode("red shoe")
