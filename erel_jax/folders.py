@@ -110,6 +110,7 @@ def safe_join(
     relative: str,
     *,
     link_root: str | os.PathLike[str] | None = None,
+    backslash: bool = False,
     error: type[ErelError] = CorruptArtifactError,
 ) -> Path:
     """Join a path that came from a file to a folder, refusing to leave that folder.
@@ -119,6 +120,8 @@ def safe_join(
         relative: Untrusted relative path, with `/` between its parts.
         link_root: A second folder into which symbolic links may lead, e.g. the repository folder of the Hugging Face
             cache, whose snapshots are links to blobs. None allows links inside `root` alone.
+        backslash: Accept backslashes where they are letters of a name: on POSIX, of names that a listing of `root`
+            gave. Elsewhere they part folders, and are refused in any case.
         error: Exception class to raise.
 
     Returns:
@@ -132,7 +135,7 @@ def safe_join(
     if (
         not relative
         or relative.startswith("/")
-        or "\\" in relative
+        or ("\\" in relative and not (backslash and os.name == "posix"))
         or "\0" in relative
         or ".." in parts
         or ":" in parts[0]

@@ -17,6 +17,7 @@ Where to find the others is read from the environment, so that every scheduler c
 The folders `gpu/` and `tpu/` set the rest of the environment.
 """
 
+import importlib.util
 import os
 import runpy
 import sys
@@ -113,20 +114,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: `--check`, a script and its arguments, or `-m`, a module and its arguments.
 
     Raises:
-        ConfigError: Nothing to run is named, or the environment is incomplete.
+        ConfigError: Nothing that can be run is named, or the environment is incomplete.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words == ["-m"]:
-        raise ConfigError("Nothing to run: expected --check, SCRIPT.py ARGUMENTS, or -m MODULE ARGUMENTS.")
+    if words and words[0] in ("-h", "--help"):
+        print((__doc__ or "").strip())
+        return
+    _check_runnable(words)  # before the others are waited for
     start_processes()
     if words == ["--check"]:
         print(check_processes(), flush=True)
     elif words[0] == "-m":
+        _check_module(words[1])
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv = words
         runpy.run_path(words[0], run_name="__main__")
+
+
+def _check_runnable(words: Sequence[str]) -> None:
+    """Refuses what cannot be started, with what could be."""
+    form = "expected --check, SCRIPT.py ARGUMENTS, or -m MODULE ARGUMENTS"
+    if not words or words == ["-m"]:
+        raise ConfigError(f"Nothing to run: {form}.")
+    if words == ["--check"]:
+        return
+    if words[0] == "-m":
+        _check_module(words[1].partition(".")[0])  # nothing is imported for that, so no array can be made too early
+    elif words[0].startswith("-"):
+        raise ConfigError(f"got {' '.join(words)}; {form}.")
+    elif not os.path.exists(words[0]):
+        raise ConfigError(f"{words[0]}: no such script. Check the path; {form}.")
+
+
+def _check_module(name: str) -> None:
+    try:
+        found = importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # what stands before the last dot is missing or no package, or the name is empty
+        found = False
+    if not found:
+        raise ConfigError(f"there is no module {name!r} to run. Check its name, and that it is installed.")
 
 
 if __name__ == "__main__":

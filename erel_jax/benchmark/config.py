@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -134,7 +135,10 @@ class BenchConfig:
     @property
     def data_name(self) -> str:
         """The data set's name in records and reports."""
-        return "glyphs" if self.data is None else Path(self.data).stem if self.data else ""
+        if self.data is None:
+            return "glyphs"
+        path = Path(self.data)
+        return Path(os.path.abspath(path)).name if path.name in ("", "..") else path.stem
 
     @property
     def out_folder(self) -> Path:

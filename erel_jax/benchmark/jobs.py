@@ -53,6 +53,10 @@ def job_fingerprint(config: BenchConfig, job: Job) -> str:
     for path in (config.data, config.items, config.images, config.text_encoder, config.image_encoder):
         if path is not None:
             parts += _stamps(Path(path))
+    if config.task == "recommendation" and config.data is not None:
+        from erel_jax.data.item_sources import further_folders
+
+        parts += [stamp for folder in further_folders(config.data) for stamp in _stamps(folder)]
     if config.task == "retrieval" and config.data is not None:
         from erel_jax.data.retrieval_sources import NAMES, find_source
 

@@ -69,7 +69,10 @@ class NextItem:
     feed: Feed | None = None
 
     def loss(self, params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-        """In-batch debiased cross-entropy of one `Batches` batch; see `training.train_step`."""
+        """In-batch debiased cross-entropy of one `Batches` batch; see `training.train_step`.
+
+        An item of which no modality is known has no vector: it is neither target nor negative.
+        """
         sequence: SequenceBatch = batch["sequence"]
         item_key, user_key = jax.random.split(key)
         inputs = batch["inputs"] if "inputs" in batch else rows_of(params["catalog"]["states"], sequence.unique_items)
@@ -77,14 +80,15 @@ class NextItem:
         states = self.user_rows.apply(
             params["user"], vectors[sequence.row_input], sequence.rows, sequence.slot_row, key=user_key, train=True
         )
+        known = jnp.asarray(batch["presence"]).any(axis=1)
         loss = debiased_cross_entropy(
             states,
             vectors,
             row_user=sequence.row_user,
-            row_positive=sequence.row_positive,
+            row_positive=jnp.where(known[sequence.row_positive], sequence.row_positive, 0),  # 0 marks a row to skip
             windows=sequence.windows,
             log_popularity=batch["log_popularity"],
-            multiplicity=sequence.multiplicity,
+            multiplicity=jnp.where(known, sequence.multiplicity, 0),
             compute_dtype=self.precision.compute,
         )
         return loss, {}

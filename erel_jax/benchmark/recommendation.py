@@ -45,6 +45,8 @@ def prepare(config: BenchConfig, messenger: Messenger) -> None:
     problem = load_problem(config, messenger)
     data = problem.sequences
     messenger.note(f"{data.user_count:,} users, {data.item_count:,} items, towers: {', '.join(problem.towers)}")
+    for remark in problem.remarks:
+        messenger.note(remark)
     dropped = {key: n for key, n in problem.dropped.items() if n}
     if dropped:
         messenger.note(f"left out or missing: {dropped}")
@@ -171,7 +173,7 @@ def learned_record(
         bytes_per_item=float(EMBEDDING * 4),
         batch_size=_batch_size(problem.config, model.adapted.method),
         dropped=problem.dropped,
-        notes=tuple(trained.notes),
+        notes=(*problem.remarks, *trained.notes),
         unavailable={**trained.unavailable, **environment_reasons(environment)},
         **costs,
     )

@@ -127,6 +127,7 @@ def floor_records(problem: Problem, command: str, messenger: Messenger) -> list[
                 query_seconds_p50=timing.p50,
                 query_seconds_p99=timing.p99,
                 dropped=problem.dropped,
+                notes=problem.remarks,
                 unavailable={
                     "encode_items_per_second": NO_ENCODER,
                     "bytes_per_item": "not one vector per item",

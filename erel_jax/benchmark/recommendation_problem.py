@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from erel_jax.data.item_pictures import load_item_pictures
 from erel_jax.data.item_sources import ItemSources, read_item_sources
 from erel_jax.data.items import AlignedTexts, Items, align_pictures, align_texts
 from erel_jax.data.sequence_splits import SequenceData, split_sequences
-from erel_jax.errors import ConfigError, suggest
+from erel_jax.errors import ConfigError, DataError, suggest
 from erel_jax.interop.huggingface import Loaded, load_encoder
 from erel_jax.layers import precision as precisions
 
+REPEATED = 0.05
+"""Share of users with a repeated test item from which it is pointed out."""
 TOKENS, TOKENS_FURTHER = 30, 64  # of titles, and of further texts such as plots
 
 
@@ -63,6 +66,24 @@ class Problem:
         for name, values in sorted(self.tokens[modality].items()):
             digest.update(f"{name} {values.shape} {values.dtype}".encode() + np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the data do to every method's figures, for the report."""
+        test, found = self.sequences.test, []
+        repeated = (test.seen == test.targets[:, None]).any(axis=1).mean()
+        if repeated >= REPEATED:
+            found.append(
+                f"{repeated:.0%} of the users end with an item that they had before, which is never a hit under this "
+                f"protocol: no method can reach more than {1 - repeated:.2f} of any metric"
+            )
+        unknown = int((~self.presence[1:].any(axis=1)).sum())
+        if unknown:
+            found.append(
+                f"{unknown:,} of {self.items:,} items have no {' and no '.join(self.towers)}: in training they are "
+                "neither target nor negative, and in the ranking methods cannot tell them apart"
+            )
+        return tuple(found)
 
     @property
     def encoders(self) -> dict[str, Any]:
@@ -128,6 +149,7 @@ def load_problem(config: BenchConfig, messenger: Messenger) -> Problem:
         dropped |= {"items_without_image": loaded.missing, "bad_images": loaded.bad}
         presence["image"] = loaded.present
         digest.update(loaded.fingerprint.encode())
+    _check_modalities(split, presence, sources)
     return Problem(
         config=config,
         cache=cache,
@@ -142,6 +164,20 @@ def load_problem(config: BenchConfig, messenger: Messenger) -> Problem:
         fingerprint=digest.hexdigest(),
         pictures_fingerprint=pictures_fingerprint,
     )
+
+
+def _check_modalities(split: SequenceData, presence: Mapping[str, np.ndarray], sources: ItemSources) -> None:
+    """Refuses a modality that no training item has: nothing could be learned from it."""
+    for name, there in presence.items():
+        if (there & (split.train_counts > 0)).any():
+            continue
+        source = sources.images if name == "image" else sources.texts[name].source
+        others = [other for other in presence if other != name]
+        advice = f" Or leave it out with --modalities {','.join(others)}." if others else ""
+        raise DataError(
+            f"no item that trains has a {name} in {source}, expected the ids of {sources.sequences.source} there, such "
+            f"as {split.item_ids[0]!r}. Check that both belong together.{advice}"
+        )
 
 
 def _split(config: BenchConfig, sources: ItemSources) -> SequenceData:
@@ -200,6 +236,8 @@ def _chosen(config: BenchConfig, found: list[str]) -> list[str]:
     if config.modalities is None:
         return found
     names = [name.strip() for name in config.modalities.split(",") if name.strip()]
+    if not names:
+        raise ConfigError(f"--modalities got no name, expected some of {', '.join(found)}, or leave it out.")
     for name in names:
         if name not in found:
             raise ConfigError(

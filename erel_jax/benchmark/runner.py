@@ -45,9 +45,9 @@ def run(config: BenchConfig, command: str, console: Console) -> list[Record]:
     """
     methods = chosen_methods(config)
     out = config.out_folder
+    _check_inputs(config)  # first, so that a mistyped name leaves no empty folder behind
     check_writable(out)
     check_writable(_cache(config), "--cache")
-    _check_inputs(config)
     jobs = plan(config, methods)
     records: list[Record] = []
     galleries: dict[str, list[GalleryQuery]] = {}

@@ -20,6 +20,9 @@ COST_AXES = ("train_step_seconds", "peak_bytes", "trainable_parameters", "query_
 TRAINING_AXES = ("train_step_seconds", "peak_bytes", "trainable_parameters")
 """Costs of training: floors take no part in these fronts."""
 
+FEW_QUERIES = 30
+"""Fewer test queries than that are pointed out."""
+
 HEADLINE_SUFFIXES = ("hr@10", "recall@10", "ndcg@10", "recall@1")
 """Metric names to compare methods by when the records do not name one, best first."""
 
@@ -167,7 +170,7 @@ def summarize(records: Sequence[Record], headline: str | None = None) -> Summary
         floors=tuple(m for m in placed if m.kind == "floor"),
         records=tuple(filled),
         tpme_set=next((r.tpme_set for r in filled if r.tpme_set), None),
-        cautions=tuple(_cautions(filled, best)),
+        cautions=tuple(_cautions(filled, best, headline)),
     )
 
 
@@ -300,9 +303,9 @@ def _with_fronts(methods: Sequence[MethodSummary]) -> list[MethodSummary]:
     return [dataclasses.replace(method, front=marks) for method, marks in zip(methods, fronts, strict=True)]
 
 
-def _cautions(records: Sequence[Record], best: MethodSummary | None) -> list[str]:
+def _cautions(records: Sequence[Record], best: MethodSummary | None, headline: str) -> list[str]:
     learned = [record for record in records if record.kind == "learned"]
-    cautions = []
+    cautions = _of_the_test(records, headline)
     if best is None:
         cautions.append("No floor was run: quality has nothing to be measured against.")
     if learned and all(sum(r.method == record.method for r in learned) == 1 for record in learned):
@@ -322,4 +325,24 @@ def _cautions(records: Sequence[Record], best: MethodSummary | None) -> list[str
     recompiled = dict.fromkeys(record.method for record in records if record.recompiles_after_warmup)
     if recompiled:
         cautions.append(f"Something was compiled after warm-up, so times are too high: {_listed(list(recompiled))}.")
+    return cautions
+
+
+def _of_the_test(records: Sequence[Record], headline: str) -> list[str]:
+    """What the test itself cannot show, whatever was measured on it."""
+    cautions = []
+    queries = min(
+        (record.evaluated_queries for record in records if record.evaluated_queries is not None), default=None
+    )
+    if queries is not None and queries < FEW_QUERIES:
+        cautions.append(
+            f"Few test queries ({queries}): one more hit changes {headline} by {1 / max(queries, 1):.2f}. Compare on "
+            "more data before choosing a method."
+        )
+    values = {record.metrics[headline] for record in records if headline in record.metrics}
+    if len({record.method for record in records}) > 1 and len(values) == 1:
+        cautions.append(
+            f"All rows have the same {headline}, {values.pop():.4f}: this test cannot tell methods apart. It has too "
+            "few items to rank or too few queries, or its targets can never be a hit."
+        )
     return cautions

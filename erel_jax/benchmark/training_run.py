@@ -194,7 +194,14 @@ class _Epochs:
 
     def _fit(self, state: Any, until: int, stop: StopFlag) -> Any:
         plan = self.training
-        begun = time.perf_counter()
+        begun = stepped = time.perf_counter()
+        compiled = self.step.compile_seconds
+
+        def tell(progress: Any) -> None:
+            nonlocal stepped
+            stepped = time.perf_counter()
+            self.messenger.progress("training", progress.step, plan.steps)
+
         try:
             result = fit(
                 self.step,
@@ -204,10 +211,12 @@ class _Epochs:
                 steps=until,
                 checkpoint=self.checkpoints,
                 stop=stop,
-                on_progress=lambda p: self.messenger.progress("training", p.step, plan.steps),
+                on_progress=tell,
             )
         except PreemptedError:
-            spent = {"train_seconds": self.train_seconds + time.perf_counter() - begun}
+            # As below, neither compilation nor saving is training, even where a stop comes after the first step.
+            stepping = max(0.0, stepped - begun - (self.step.compile_seconds - compiled))
+            spent = {"train_seconds": self.train_seconds + stepping}
             write_text_atomic(plan.folder / SPENT, json.dumps(spent) + "\n")
             raise
         self.losses += result.losses

@@ -89,12 +89,15 @@ def judge(method: Spread, floor_name: str, floor: Spread, queries: int | None) -
         The verdict.
 
     The standard error is `sqrt((p (1 - p) + f (1 - f)) / queries)`: binomial for hit rates, an upper bound for any
-    other mean of values in 0..1, and conservative because both are measured on the same queries.
+    other mean of values in 0..1, and conservative because both are measured on the same queries. Rates within one
+    query of 0 or 1 count as `1 / (queries + 2)` off them: that all of three queries hit does not mean that all will.
     """
     margin = method.mean - floor.mean
     error = None
     if queries:
-        variance = method.mean * (1 - method.mean) + floor.mean * (1 - floor.mean)
+        least = 1 / (queries + 2)
+        rates = (min(max(rate, least), 1 - least) for rate in (method.mean, floor.mean))
+        variance = math.fsum(rate * (1 - rate) for rate in rates)
         error = math.sqrt(variance / queries)
     noise = max((n for n in (method.deviation, error) if n is not None), default=0.0)
     if abs(margin) <= NOISE_MULTIPLE * noise:

@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from rich.table import Table
 
 from erel_jax.artifacts import check_replaceable, write_text_atomic
 from erel_jax.catalogs.config import IndexConfig
+from erel_jax.catalogs.models import modalities_of
 from erel_jax.catalogs.plan import check_described
 from erel_jax.catalogs.shards import Catalog, read_catalog
-from erel_jax.errors import ConfigError, CorruptArtifactError
+from erel_jax.errors import ConfigError, CorruptArtifactError, ErelError
 from erel_jax.folders import check_writable
 from erel_jax.retrieval import Index, build_index, save_index
 from erel_jax.retrieval.codes import (
@@ -30,6 +32,7 @@ from erel_jax.retrieval.codes import (
     residual,
 )
 from erel_jax.retrieval.folder import KIND
+from erel_jax.retrieval.index import TOP
 from erel_jax.retrieval.streamed import write_index
 
 ORIGIN = "catalog.json"
@@ -104,15 +107,22 @@ def build(config: IndexConfig, console: Console) -> Index:
     else:
         index = _streamed(config, catalog, console)
     write_text_atomic(config.out / ORIGIN, json.dumps(_origin(catalog), indent=1) + "\n")
-    _print_measured(config, index, console)
+    _print_measured(config, index, _readable(catalog.plan.model), console)
     return index
 
 
 def _built(config: IndexConfig, catalog: Catalog, ids: np.ndarray, vectors: np.ndarray) -> Index:
+    try:
+        code = CODES[config.code](vectors)
+    except ConfigError as error:  # worded for those who choose sample and bits themselves
+        raise ConfigError(
+            f"--code {config.code} cannot be fitted to the {len(vectors):,} vectors of {config.vectors}: {error} "
+            "Here: take another --code, such as int8 or eden4, or embed more rows."
+        ) from error
     return build_index(
         ids,
         vectors,
-        code=CODES[config.code](vectors),
+        code=code,
         keep_vectors=config.keep_vectors,
         wanted_recall=config.recall,
         metric="cosine",
@@ -162,7 +172,15 @@ def _origin(catalog: Catalog) -> dict[str, Any]:
     return {"model": catalog.plan.model, "source": catalog.plan.source, "options": catalog.plan.options}
 
 
-def _print_measured(config: IndexConfig, index: Index, console: Console) -> None:
+def _readable(model: Mapping[str, Any]) -> list[str]:
+    """What the catalog's encoder reads, as far as it is still where it was."""
+    try:
+        return modalities_of(model["name"])
+    except ErelError:
+        return [model["modality"]]
+
+
+def _print_measured(config: IndexConfig, index: Index, reads: Sequence[str], console: Console) -> None:
     measured = index.measured
     assert measured is not None
     table = Table("measured", "")
@@ -172,10 +190,24 @@ def _print_measured(config: IndexConfig, index: Index, console: Console) -> None
     table.add_row("one query", f"{1e3 * measured.query_seconds:.1f} ms")
     table.add_row("encoder", str(index.made_by)[:12])
     console.print(table)
+    if len(index) <= TOP:
+        console.print(f"Of {len(index)} vectors every code finds all: this recall says nothing.", highlight=False)
     if measured.recall < config.recall:
-        console.print(
-            f"That is below the recall of {config.recall:g} asked for: take a --code of more bits, or --keep-vectors, "
-            "which orders the best hits by the float32 vectors.",
-            highlight=False,
-        )
-    console.print(f'Next: erel search --index {config.out} --text "…", or --image FILE', highlight=False)
+        advice = better_recall(config.code, config.keep_vectors)
+        console.print(f"That is below the recall of {config.recall:g} asked for: {advice}", highlight=False)
+    queries = [*(['--text "…"'] if "text" in reads else []), *(["--image FILE"] if "image" in reads else [])]
+    words = f"erel search --index {shlex.quote(str(config.out))} {', or '.join(queries)}"
+    console.print(f"Next: {words}", soft_wrap=True, highlight=False, markup=False)
+
+
+def better_recall(code: str, keep_vectors: bool) -> str:
+    """What to change where an index finds too few of the nearest neighbors: only what is not done already."""
+    if code == "float32":
+        return "float32 loses nothing, so what is missing has the same score as what was found. Nothing finds more."
+    if code.startswith("lists"):
+        return "neighbors in lists that are not looked into are lost. Take --code int8 or float32, which look at all."
+    more = {"int8": "float32", "int8_per_dimension": "int8 or float32", "eden8": "int8 or float32"}
+    better = f"take a --code of more bits, {more.get(code, 'such as eden8 or int8')}"
+    if keep_vectors:  # the best hits by the code are ordered exactly already; what is not among them is lost
+        return f"{better}. The float32 vectors are kept already."
+    return f"{better}, or --keep-vectors, which orders the best hits by the float32 vectors."

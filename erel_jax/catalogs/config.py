@@ -1,6 +1,7 @@
 """What a person can ask of `erel embed`, `erel index` and `erel search`. Nothing heavy is imported, for `--help`."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -190,3 +191,16 @@ class SearchConfig:
             raise ConfigError(f"got {' and '.join(given) or 'no query'}, expected one of --text, --image or --queries.")
         if self.k < 1:
             raise ConfigError(f"--k got {self.k}, expected at least 1.")
+        self._keep_files_apart()
+
+    def _keep_files_apart(self) -> None:
+        """Refuses to write over what is read, or one result over the other."""
+        named = {name: getattr(self, name) for name in ("queries", "image", "data", "images", "out", "html")}
+        real = {name: os.path.realpath(path) for name, path in named.items() if path is not None}
+        for written in ("out", "html"):
+            other = next((name for name, path in real.items() if name != written and path == real.get(written)), None)
+            if other is not None:
+                raise ConfigError(
+                    f"--{written} and --{other} are the same file, {named[written]}, which would be written over. "
+                    f"Choose another --{written}."
+                )

@@ -58,10 +58,10 @@ def embed(config: EmbedConfig, console: Console) -> Embedded:
         PreemptedError: asked to stop; finished shards are kept.
     """
     _keep_apart(config)
-    check_writable(config.out)
     keys = {name: getattr(config, name) for name in ("id_key", "image_key", "text_key")}
     source = open_source(config.data, config.images, **keys)
     modality = choose_modality(config, source)
+    check_writable(config.out)  # after the data and the model's kind: a mistyped name leaves no empty folder behind
     options = {name: getattr(config, name) for name in ("precision", "pooling", "prompt", "max_length", "dims")}
     embedder = load_embedder(config.model, modality, **options)
     plan = agree(config, source, embedder)

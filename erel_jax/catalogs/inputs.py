@@ -17,7 +17,7 @@ from erel_jax.catalogs.models import Embedder
 from erel_jax.data.catalog_sources import Source
 from erel_jax.data.catalog_tables import Row
 from erel_jax.data.image_resize import fit_picture
-from erel_jax.data.image_sources import MissingImage, Pictures
+from erel_jax.data.image_sources import MissingImage
 from erel_jax.data.images import BadImage, decode_image
 from erel_jax.errors import DataError
 
@@ -89,7 +89,7 @@ class Preparation:
         self.embedder, self.source, self.batch = embedder, source, batch
         self.left_out: list[LeftOut] = []
         self.cut = 0
-        self._pictures = Pictures(source.images) if embedder.modality == "image" else None
+        self._pictures = source.pictures() if embedder.modality == "image" else None
         self._pool = ThreadPoolExecutor(max_workers=decoders, thread_name_prefix="decoder")
 
     def __enter__(self) -> "Preparation":
@@ -111,7 +111,8 @@ class Preparation:
 
     def leave_out(self, row: Row, kind: str, reason: str, *, kept: bool = False) -> None:
         """Lists a row."""
-        file = f"{self.source.path.name}, line {row.place.line}" if self.source.kind != "pictures" else str(row.image)
+        source = self.source
+        file = f"{source.path.name}, {source.line(row.place)}" if source.kind != "pictures" else str(row.image)
         self.left_out.append(LeftOut(row=row.place.number, id=row.id, file=file, kind=kind, reason=reason, kept=kept))
 
     def _is_usable(self, row: Row) -> bool:

@@ -126,7 +126,7 @@ def load_embedder(
         file = "tokenizer.json" if modality == "text" else "preprocessor_config.json"
         raise ConfigError(f"{model} came without {file}, which says how {modality}s are prepared. Get that file too.")
     width = dims or encoder.embedding_width
-    params = SMALLER[precision](loaded.params) if precision in SMALLER else loaded.params
+    params = _smaller(model, loaded.params, precision)
     settings = None if loaded.image_processor is None else loaded.image_processor.pixel_settings()
     return Embedder(
         loaded=loaded,
@@ -138,6 +138,17 @@ def load_embedder(
         settings=settings,
         space=_space(model, loaded, width, revision),
     )
+
+
+def _smaller(model: str, params: Any, precision: str) -> Any:
+    if precision not in SMALLER:
+        return params
+    try:
+        return SMALLER[precision](params)
+    except ConfigError as error:  # a width that blocks do not divide; int8 has none
+        raise ConfigError(
+            f"--precision {precision} does not fit {model}: {error} Take int8, bfloat16 or float32."
+        ) from error
 
 
 def _encoding(loaded: Loaded, width: int, settings: PixelSettings | None) -> Callable[[Any, Any], Any]:

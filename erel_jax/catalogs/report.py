@@ -1,5 +1,6 @@
 """What `erel embed` tells a person: an estimate before, progress meanwhile, and what it took."""
 
+import shlex
 import time
 from pathlib import Path
 from types import TracebackType
@@ -51,8 +52,8 @@ def estimate(
         f"{embedder.width} dimensions of {config.store}, length 1, about {_size(size)} in {config.out}.",
         highlight=False,
     )
-    if source.ignored:
-        console.print(f"{source.ignored:,} files beside the pictures are no pictures and are ignored.", highlight=False)
+    for remark in source.remarks():
+        console.print(remark, highlight=False, markup=False)
     if done:
         console.print(f"{len(done)} shards are there already; {left:,} rows are left.", highlight=False)
     if batch is None:
@@ -133,9 +134,12 @@ def print_summary(config: EmbedConfig, plan: Plan, done: "Embedded", cut: int, c
         return
     for kind, count in result["left_out"].items():
         console.print(f"  {count:,} rows: {kind}", highlight=False)
-    where = f" The others are listed in {config.out / LEFT_OUT}." if result["left_out"] else ""
+    listed = "The others" if result["kept"] < result["rows"] else "Long texts that were cut"
+    where = f" {listed} are listed in {config.out / LEFT_OUT}." if result["left_out"] else ""
     console.print(f"{result['kept']:,} of {result['rows']:,} rows have a vector.{where}", highlight=False)
-    console.print(f"Next: erel index --vectors {config.out} --out {config.out.name}-index", highlight=False)
+    if result["kept"]:
+        words = ["erel", "index", "--vectors", str(config.out), "--out", f"{config.out.name}-index"]
+        console.print(f"Next: {shlex.join(words)}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _units(plan: Plan) -> str:

@@ -1,6 +1,7 @@
 """`erel search`: texts and pictures to the nearest items of an index."""
 
 import json
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from erel_jax.catalogs.encode import Meter, encode_shard
 from erel_jax.catalogs.inputs import LeftOut, Preparation
 from erel_jax.catalogs.models import Embedder, load_embedder, modalities_of
 from erel_jax.catalogs.page import Shown, render_page
+from erel_jax.catalogs.plan import PLAN
 from erel_jax.data.catalog_sources import Source, open_source
 from erel_jax.data.catalog_tables import Columns, Place, Row
 from erel_jax.data.image_sources import Pictures
@@ -63,11 +65,17 @@ def search(config: SearchConfig, console: Console) -> list[Answer]:
             check_writable(file.absolute().parent, "--out or --html")
     if not config.index.is_dir():
         raise ConfigError(f"{config.index} is no folder. Point --index to what `erel index` wrote.")
+    if (config.index / PLAN).is_file():
+        raise ConfigError(
+            f"{config.index} holds the vectors of `erel embed`, expected an index of them. Make one with "
+            f"`{shlex.join(['erel', 'index', '--vectors', str(config.index), '--out', 'FOLDER'])}`."
+        )
     index, origin = load_index(config.index), read_origin(config.index)
     model = config.model or origin["model"].get("name")
     if model is None:
         raise ConfigError(f"{config.index} does not say which model made it. Name it with --model.")
-    queries, vectors, left_out, space = _encoded(config, model, index, origin)
+    source, rows = _queries(config, console)
+    queries, vectors, left_out, space = _encoded(config, source, rows, model, index, origin)
     for one in left_out:
         console.print(f"{one.file}: {one.reason}", highlight=False, markup=False)
     if not queries:
@@ -83,15 +91,14 @@ def search(config: SearchConfig, console: Console) -> list[Answer]:
         write_text_atomic(config.out, "".join(json.dumps(line) + "\n" for line in lines))
         console.print(f"{len(answers):,} queries with their hits are in {config.out}.", highlight=False)
     if config.html is not None:
-        _write_page(config, origin, queries, answers, console)
+        _write_page(config, origin, source, queries, answers, console)
     return answers
 
 
 def _encoded(
-    config: SearchConfig, model: str, index: Index, origin: dict[str, Any]
+    config: SearchConfig, source: Source, rows: list[Row], model: str, index: Index, origin: dict[str, Any]
 ) -> tuple[list[Row], np.ndarray, Sequence[LeftOut], str]:
     """Query rows that could be encoded, their vectors, what could not, and the fingerprint of the encoder."""
-    source, rows = _queries(config)
     reads = modalities_of(model)
     has = [name for name in ("text", "image") if getattr(source.columns, name) is not None]
     modality = next((name for name in has if name in reads), None)
@@ -107,7 +114,7 @@ def _encoded(
     return [by_id[id] for id in shard.ids], shard.vectors, shard.left_out, embedder.space
 
 
-def _queries(config: SearchConfig) -> tuple[Source, list[Row]]:
+def _queries(config: SearchConfig, console: Console) -> tuple[Source, list[Row]]:
     place = Place()
     if config.text is not None:
         text = normalize_text(config.text)
@@ -123,7 +130,9 @@ def _queries(config: SearchConfig) -> tuple[Source, list[Row]]:
         source = Source(path=config.image, kind="pictures", columns=columns, images=config.image.absolute().parent)
         return source, [Row(place=place, id=config.image.name, image=config.image.name)]
     assert config.queries is not None
-    source = open_source(config.queries, None)
+    source = open_source(config.queries, None, advice="Rename the column of --queries, or write a header")
+    for remark in source.remarks():
+        console.print(remark, highlight=False, markup=False)
     return source, _unique(source.rows())
 
 
@@ -173,14 +182,19 @@ def _one_line(text: str, limit: int = 100) -> str:
 
 
 def _write_page(
-    config: SearchConfig, origin: dict[str, Any], queries: list[Row], answers: list[Answer], console: Console
+    config: SearchConfig,
+    origin: dict[str, Any],
+    source: Source,
+    queries: list[Row],
+    answers: list[Answer],
+    console: Console,
 ) -> None:
     """The page shows what the catalog's source still has of the hits; ids and scores it shows in any case."""
     assert config.html is not None
     shown = answers[:PAGE_QUERIES]
     rows, pictures, note = _hit_rows(config, origin, {id for answer in shown for id in answer.ids})
     asked: list[tuple[Shown, list[Shown]]] = []
-    query_pictures = _pictures(config.image.absolute().parent if config.image else _folder(config.queries))
+    query_pictures = _pictures(source)
     for row, answer in zip(queries, shown, strict=False):
         hits = [
             Shown.of(rows.get(id, Row(place=Place(), id=id)), pictures, score)
@@ -191,7 +205,9 @@ def _write_page(
     if len(answers) > len(shown):
         notes.append(f"The first {len(shown)} of {len(answers):,} queries are shown.")
     config.html.write_text(render_page(asked, str(config.index), origin["model"].get("name", ""), notes), "utf-8")
-    console.print(f"Pictures and texts of the hits are in {config.html}.", highlight=False)
+    if note:
+        console.print(note, highlight=False, markup=False)
+    console.print(f"{'Ids' if note else 'Pictures and texts'} of the hits are in {config.html}.", highlight=False)
 
 
 def _hit_rows(
@@ -215,14 +231,10 @@ def _hit_rows(
                 rows[row.id] = row
                 if len(rows) == len(wanted):
                     break
-        return rows, _pictures(source.images), ""
+        return rows, _pictures(source), ""
     except (ConfigError, DataError) as error:
         return rows, None, f"The source cannot be read as it was, so hits may be shown by their ids alone. {error}"
 
 
-def _folder(queries: Path | None) -> Path | None:
-    return None if queries is None else queries if queries.is_dir() else queries.absolute().parent
-
-
-def _pictures(root: Path | None) -> Pictures | None:
-    return Pictures(root) if root is not None and root.exists() else None
+def _pictures(source: Source) -> Pictures | None:
+    return source.pictures() if source.columns.image is not None and source.images.exists() else None

@@ -18,15 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from erel_jax.data.catalog_tables import Columns, Place, Row, TextTable, choose_columns, make_row
+from erel_jax.data.catalog_tables import NAME_COLUMNS, Columns, Place, Row, TextTable, choose_columns, make_row
 from erel_jax.data.image_sources import Pictures
-from erel_jax.data.images import FORMATS
-from erel_jax.data.pair_tables import SUFFIXES, find_table
+from erel_jax.data.pair_tables import PICTURE_SUFFIXES, SUFFIXES, find_table, tables_of
 from erel_jax.data.parquet_pairs import ROWS_AT_ONCE, open_parquet
 from erel_jax.errors import ConfigError, DataError
-
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
-assert len(FORMATS) == 7, "a format that is decoded needs its suffixes above"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +51,8 @@ class Source:
         images: folder or archive of the pictures that rows name.
         names: names of the pictures, where there is no table.
         ignored: files beside them that are no pictures.
+        hidden: files and folders beside them whose names begin with a dot; they are passed over.
+        linked: folders beside them that are symbolic links; they are not entered.
         opened: what the table's file looked like before anything was read from it.
     """
 
@@ -64,6 +62,8 @@ class Source:
     images: Path
     names: tuple[str, ...] = field(default=(), repr=False)
     ignored: int = 0
+    hidden: int = 0
+    linked: tuple[str, ...] = field(default=(), repr=False)
     opened: tuple[int, ...] = field(default=(), repr=False)
     table: Any = field(default=None, repr=False)
 
@@ -91,6 +91,32 @@ class Source:
         else:
             yield from self.table.rows(start)
 
+    def pictures(self) -> Pictures:
+        """The pictures that rows name.
+
+        Raises:
+            DataError: their folder or archive is not there.
+        """
+        return Pictures(self.images, listed=self.kind == "pictures")
+
+    def remarks(self) -> list[str]:
+        """A sentence about each kind of thing that lies there and is no row."""
+        found = []
+        if self.ignored:
+            found.append(f"{self.ignored:,} files beside the pictures are no pictures and are ignored.")
+        if self.hidden:
+            found.append(f"{self.hidden:,} hidden files and folders (.name) are passed over.")
+        if self.linked:
+            found.append(
+                f"{len(self.linked):,} folders are symbolic links, such as {self.linked[0]!r}, and are not entered. "
+                "To have their pictures too, put the folders themselves in place of the links."
+            )
+        return found
+
+    def line(self, place: Place) -> str:
+        """How a person finds a row: its line, its row in a Parquet table, or its place among the pictures."""
+        return f"{'line' if self.kind in ('csv', 'tsv', 'jsonl') else 'row'} {place.line}"
+
     @property
     def is_as_opened(self) -> bool:
         """Whether a table is still the file that was opened, as far as shows without reading it."""
@@ -109,7 +135,7 @@ class Source:
                     return hashlib.file_digest(stream, "sha256").hexdigest()
             except OSError as error:
                 raise DataError(f"{self.path}: cannot be read ({error.strerror}). Check the path (--data).") from error
-        with Pictures(self.images) as pictures:
+        with self.pictures() as pictures:
             for name in self.names:
                 try:
                     size = pictures.stamp(name).split()[0]
@@ -126,6 +152,7 @@ def open_source(
     id_key: str | None = None,
     image_key: str | None = None,
     text_key: str | None = None,
+    advice: str = NAME_COLUMNS,
 ) -> Source:
     """Finds out what a person means by a path.
 
@@ -134,14 +161,19 @@ def open_source(
             depth; a zip archive of pictures.
         images: folder or zip archive of the pictures that a table names; the table's folder when None.
         id_key, image_key, text_key: columns of a table; None looks for usual names.
+        advice: what to do about a table without usual names, for messages.
 
     Raises:
         ConfigError: a named column does not exist, or columns are named without a table.
         DataError: nothing usable is there.
     """
     path, keys = Path(data), {"id_key": id_key, "image_key": image_key, "text_key": text_key}
+    if not path.exists():
+        raise DataError(
+            f"{path}: no such file or folder. Expected a table ({', '.join(SUFFIXES)}), or a folder or zip of pictures."
+        )
     archive = path.is_file() and path.suffix.lower() == ".zip"
-    has_table = path.is_dir() and any(entry.suffix.lower() in SUFFIXES for entry in path.iterdir())
+    has_table = path.is_dir() and bool(tables_of(path))
     if archive or (path.is_dir() and not has_table):
         if images is not None or any(keys.values()):
             raise ConfigError(f"{path} holds pictures and no table, so --images and columns mean nothing. Leave them.")
@@ -151,12 +183,9 @@ def open_source(
     kind, opened = table.suffix.lower()[1:], _look(table)
     if kind == "parquet":
         names = open_parquet(table).schema_arrow.names
-        columns = choose_columns(table, names, **keys)
-        for name in (columns.id, columns.image, columns.text):
-            if names.count(name) > 1:
-                raise DataError(f"{table} has {names.count(name)} columns {name!r}, expected one. Rename the others.")
+        columns = choose_columns(table, names, **keys, advice=advice)
         return Source(path=table, kind=kind, columns=columns, images=root, opened=opened)
-    read = TextTable(table, **keys)
+    read = TextTable(table, **keys, advice=advice)
     return Source(path=table, kind=kind, columns=read.columns, images=root, opened=opened, table=read)
 
 
@@ -206,37 +235,57 @@ def scan(source: Source, every: int) -> Scan:
 
 def _refuse_duplicates(source: Source, suspects: set[int]) -> None:
     """Looks again at the rows whose ids seem to occur twice, by the ids themselves."""
-    lines: dict[str, int] = {}
+    lines: dict[str, str] = {}
+    advice = "rename the other" if source.kind == "pictures" else "remove one row, or name another column with --id-key"
     for row in source.rows(ids_alone=True):
         digest = hashlib.blake2b(row.id.encode(), digest_size=8).digest()
         if row.fault or int(np.frombuffer(digest, np.uint64)[0]) not in suspects:
             continue
         if row.id in lines:
             raise DataError(
-                f"{source.path}: id {row.id!r} stands in line {lines[row.id]} and again in line {row.place.line}. "
-                "Expected each id once; remove one row, or name another column with --id-key."
+                f"{source.path}: id {row.id!r} stands in {lines[row.id]} and again in {source.line(row.place)}. "
+                f"Expected each id once; {advice}."
             )
-        lines[row.id] = row.place.line
+        lines[row.id] = source.line(row.place)
 
 
 def _pictures(path: Path) -> Source:
-    names, ignored = [], 0
+    names, linked, hidden = [], [], 0
     if path.is_dir():
         for folder, folders, files in os.walk(path):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            seen = sorted(name for name in folders if not name.startswith("."))
             below = Path(folder).relative_to(path)
-            names += [(below / name).as_posix() for name in files if not name.startswith(".")]
+            linked += [(below / name).as_posix() for name in seen if os.path.islink(os.path.join(folder, name))]
+            shown = [name for name in files if not name.startswith(".")]
+            hidden += len(folders) - len(seen) + len(files) - len(shown)
+            names += [(below / name).as_posix() for name in shown]
+            folders[:] = seen
     else:
         with Pictures(path) as pictures:
-            names = pictures.names()
+            members = pictures.names()
+        # Such as the `__MACOSX/._a.png` that a Mac puts beside each `a.png`.
+        names = [name for name in members if not any(map(_is_hidden, name.split("/")))]
+        hidden = len(members) - len(names)
     wanted = sorted(name for name in names if name.lower().endswith(PICTURE_SUFFIXES))
     ignored = len(names) - len(wanted)
     if not wanted:
         raise DataError(
             f"{path}: neither a table ({', '.join(SUFFIXES)}) nor pictures ({', '.join(PICTURE_SUFFIXES)}) in it."
         )
-    columns = Columns(id=None, image="name", text=None)
-    return Source(path=path, kind="pictures", columns=columns, images=path, names=tuple(wanted), ignored=ignored)
+    return Source(
+        path=path,
+        kind="pictures",
+        columns=Columns(id=None, image="name", text=None),
+        images=path,
+        names=tuple(wanted),
+        ignored=ignored,
+        hidden=hidden,
+        linked=tuple(sorted(linked)),
+    )
+
+
+def _is_hidden(part: str) -> bool:
+    return part.startswith(".") and part not in (".", "..")
 
 
 def _parquet_rows(path: Path, columns: Columns, start: Place | None, ids_alone: bool) -> Iterator[Row]:

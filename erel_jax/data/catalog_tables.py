@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from erel_jax.data.pair_tables import IMAGE_COLUMNS, TEXT_COLUMNS, normalize_text
+from erel_jax.data.pair_tables import IMAGE_COLUMNS, PICTURE_SUFFIXES, TEXT_COLUMNS, normalize_text
 from erel_jax.errors import ConfigError, DataError, suggest
 
 ID_COLUMNS = ("id", "item_id", "key")
 MAX_LINE_BYTES = 16 * 1024**2
 MAX_ID_CHARACTERS = 512
 csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))  # of the whole process; 128 KiB are a long text
+NAME_COLUMNS = "Name yours with --image-key or --text-key, or write a header"
 LOOKED_AT = 100
 """Objects of a JSON Lines file whose keys are looked at for columns."""
 
@@ -66,7 +67,13 @@ class Columns:
 
 
 def choose_columns(
-    path: Path, names: Sequence[str], *, id_key: str | None, image_key: str | None, text_key: str | None
+    path: Path,
+    names: Sequence[str],
+    *,
+    id_key: str | None,
+    image_key: str | None,
+    text_key: str | None,
+    advice: str = NAME_COLUMNS,
 ) -> Columns:
     """Decides which columns are read.
 
@@ -74,10 +81,11 @@ def choose_columns(
         path: the table, for messages.
         names: its columns.
         id_key, image_key, text_key: what a person named; None looks for a usual name.
+        advice: what to do where there is no usual name.
 
     Raises:
         ConfigError: a named column does not exist.
-        DataError: there is neither an image nor a text column.
+        DataError: there is neither an image nor a text column, or one that is read is there twice.
     """
     folded = {name.strip().casefold(): name for name in names}
 
@@ -97,16 +105,34 @@ def choose_columns(
         texts = ", ".join(name for name in TEXT_COLUMNS if name not in ID_COLUMNS)
         raise DataError(
             f"{path}: got columns {', '.join(names) or 'none'}, expected one of {', '.join(IMAGE_COLUMNS)} or of "
-            f"{texts}. Name yours with --image-key or --text-key."
+            f"{texts}. {advice}{_other_separator(path, names)}."
         )
+    for name in (columns.id, columns.image, columns.text):
+        if names.count(name) > 1:
+            raise DataError(f"{path} has {names.count(name)} columns {name!r}, expected one. Rename the others.")
     return columns
+
+
+def _other_separator(path: Path, names: Sequence[str]) -> str:
+    wanted = {".csv": "comma", ".tsv": "tab"}.get(path.suffix.lower())
+    used = next((sign for sign in ";\t,|" if len(names) == 1 and sign in names[0]), None)
+    if wanted is None or used is None:
+        return ""
+    return f"; if {used!r} is meant to separate columns, write a {wanted} in its place"
+
+
+def is_header(cells: Sequence[str]) -> bool:
+    """Whether the first row of two columns names columns: it does unless its first cell is a picture's file name."""
+    known = {cell.strip().casefold() for cell in cells} & {*ID_COLUMNS, *IMAGE_COLUMNS, *TEXT_COLUMNS}
+    return bool(known) or not cells[0].strip().lower().endswith(PICTURE_SUFFIXES)
 
 
 class TextTable:
     """Rows of a `.csv`, `.tsv` or `.jsonl` file.
 
     Args:
-        path: the file, in UTF-8. Delimited files start with a header, or have two columns, image and text.
+        path: the file, in UTF-8. Delimited files start with a header, or have two columns, image and text, and in the
+            first row the name of a picture.
         id_key, image_key, text_key: columns, see `choose_columns`.
 
     Attributes:
@@ -116,14 +142,22 @@ class TextTable:
         ConfigError, DataError: as `choose_columns`, or the file is missing or empty.
     """
 
-    def __init__(self, path: Path, *, id_key: str | None, image_key: str | None, text_key: str | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        id_key: str | None,
+        image_key: str | None,
+        text_key: str | None,
+        advice: str = NAME_COLUMNS,
+    ) -> None:
         self.path = path
-        self._suffix = path.suffix.lower()
+        self._suffix, self._advice = path.suffix.lower(), advice
         keys = {"id_key": id_key, "image_key": image_key, "text_key": text_key}
         self._names: list[str] = []
         self._start = Place()
         if self._suffix == ".jsonl":
-            self.columns = choose_columns(path, self._object_names(), **keys)
+            self.columns = choose_columns(path, self._object_names(), **keys, advice=advice)
         else:
             self.columns = self._read_header(keys)
 
@@ -187,12 +221,11 @@ class TextTable:
             if fault:
                 raise DataError(f"{self.path}, line 1: {fault}. Expected a header and one row per item.")
             after = Place(line=lines.line, byte=lines.byte)
-        known = {name.strip().casefold() for name in cells} & {*ID_COLUMNS, *IMAGE_COLUMNS, *TEXT_COLUMNS}
-        if len(cells) == 2 and not known and not any(keys.values()):
+        if len(cells) == 2 and not is_header(cells) and not any(keys.values()):
             self._names = ["image", "text"]
             return Columns(id=None, image="image", text="text")
         self._names, self._start = cells, after
-        return choose_columns(self.path, cells, **keys)
+        return choose_columns(self.path, cells, **keys, advice=self._advice)
 
     def _object_names(self) -> list[str]:
         names: dict[str, None] = {}

@@ -29,13 +29,14 @@ class Pictures:
 
     Args:
         root: The folder, or a `.zip` file.
+        listed: Names come from a listing of the folder, not from a table: a backslash in them is a letter on POSIX.
 
     Raises:
         DataError: It does not exist, or is neither a folder nor a readable zip archive.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | os.PathLike[str], *, listed: bool = False) -> None:
+        self.root, self._listed = Path(root), listed
         self._archive: zipfile.ZipFile | None = None
         if self.root.is_dir():
             return
@@ -118,7 +119,8 @@ class Pictures:
         # A colon in the first part would be a drive, elsewhere than on Windows it is a letter like any other.
         letter = os.name == "posix" and ":" in name.split("/")[0]
         try:
-            return safe_join(self.root, f"./{name}" if letter else name, error=DataError)
+            joined = f"./{name}" if letter else name
+            return safe_join(self.root, joined, backslash=self._listed, error=DataError)
         except RuntimeError:
             raise BadImage(f"{name}: a symbolic link that leads to itself") from None
 

@@ -65,6 +65,14 @@ def read_item_sources(data: str | Path, items: Path | None = None, images: Path 
     return ItemSources(sequences=sequences, texts=texts, images=images if images is not None else pictures)
 
 
+def further_folders(data: str | Path) -> list[Path]:
+    """Folders that `read_item_sources` reads besides the file or folder that it is given."""
+    path = Path(data)
+    if path.name == MOVIELENS and path.is_file():
+        return [path.parent]
+    return [folder for name in ("texts", "images") if (folder := path / name).is_dir()]
+
+
 def check_folder(folder: Path) -> None:
     """Refuses a folder without sequences.
 
@@ -84,6 +92,8 @@ def _folder(folder: Path) -> tuple[Sequences, dict[str, Items], Path | None]:
     sequences = read_sequences(users) if users.is_file() else read_sequence_arrays(arrays)
     texts = {"text": read_items(folder / "items.tsv")} if (folder / "items.tsv").is_file() else {}
     for file in sorted((folder / "texts").glob("*.tsv")):
+        if file.name.startswith("."):  # such as the `._plot.tsv` that a Mac leaves
+            continue
         if file.stem in ("text", "image"):
             raise DataError(f"{file}: a further text may not be called {file.stem!r}; rename the file.")
         texts[file.stem] = read_items(file)

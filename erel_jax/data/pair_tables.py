@@ -12,12 +12,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from erel_jax.data.images import FORMATS
 from erel_jax.data.sequences import read_lines
 from erel_jax.errors import DataError
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "image_path", "path")
 TEXT_COLUMNS = ("text", "caption", "title", "name", "item", "item_id")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
+assert len(FORMATS) == 7, "a format that is decoded needs its suffixes above"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ def find_table(path: str | os.PathLike[str]) -> Path:
         if path.suffix.lower() not in SUFFIXES:
             raise DataError(f"{path}: unknown kind of table, expected one of {', '.join(SUFFIXES)}. Rename or convert.")
         return path
-    tables = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file())
+    tables = tables_of(path)
     if len(tables) != 1:
         found = ", ".join(table.name for table in tables) or "none"
         raise DataError(
@@ -64,6 +67,12 @@ def find_table(path: str | os.PathLike[str]) -> Path:
             "Name the table itself."
         )
     return tables[0]
+
+
+def tables_of(folder: Path) -> list[Path]:
+    """Tables directly in a folder, by name; hidden files, such as the `._a.csv` that a Mac leaves, are none."""
+    visible = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return sorted(entry for entry in visible if entry.suffix.lower() in SUFFIXES and entry.is_file())
 
 
 def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
@@ -149,6 +158,7 @@ def _from_rows(path: Path, rows: list[tuple[int, list[str]]]) -> list[Pair]:
     if image is not None and text is not None:
         rows = rows[1:]
     elif len(header) == 2:
+        _refuse_unknown_header(path, rows)
         image, text = 0, 1
     else:
         raise DataError(
@@ -156,6 +166,17 @@ def _from_rows(path: Path, rows: list[tuple[int, list[str]]]) -> list[Pair]:
             f"(image, text), or a header with one of {', '.join(IMAGE_COLUMNS)} and one of {', '.join(TEXT_COLUMNS)}."
         )
     return [_pair(path, number, row[image], row[text]) for number, row in rows]
+
+
+def _refuse_unknown_header(path: Path, rows: list[tuple[int, list[str]]]) -> None:
+    """Where all first cells but the first row's are file names of pictures, that row names columns."""
+    named = [row[0].strip().lower().endswith(PICTURE_SUFFIXES) for _, row in rows]
+    if len(rows) > 1 and not named[0] and all(named[1:]):
+        line, cells = rows[0]
+        raise DataError(
+            f"{path}, line {line}: got columns {', '.join(cells)}, which are not known, over rows of pictures. Call "
+            f"them {IMAGE_COLUMNS[0]} and {TEXT_COLUMNS[0]}, or leave the header out."
+        )
 
 
 def _from_object(path: Path, number: int, line: str) -> Pair:

@@ -210,6 +210,13 @@ def _own(path: Path, images: str | os.PathLike[str] | None, items: str | os.Path
             )
         kept, dropped, blank = _select(table, pairs, texts)
         groups = join_groups([(pair.text, pair.image) for pair in kept])
+        if (count := len({group.casefold() for group in groups})) < len(SPLITS):
+            raise DataError(
+                f"{table}: got {len({pair.text for pair in kept})} distinct texts and "
+                f"{len({pair.image for pair in kept})} pictures, which share so much that they are {count} groups, "
+                f"expected at least {len(SPLITS)} to split ({dropped['blank_text']} rows have no text). "
+                "Bring more data."
+            )
         splits: dict[str, list[Pair]] = {split: [] for split in SPLITS}
         for pair, split in zip(kept, split_groups(groups), strict=True):
             splits[split].append(pair)

@@ -152,9 +152,11 @@ def split_sequences(
     lengths = sequences.lengths
     kept = np.flatnonzero(lengths >= min_length)
     if not kept.size:
+        longest = int(lengths.max(initial=0))
+        hint = f" {sequences.vocabulary[0]!r} is read as one item: spaces separate items." if longest == 1 else ""
         raise DataError(
             f"{sequences.source}: none of {len(lengths)} users has {min_length} items or more (the longest has "
-            f"{int(lengths.max(initial=0))}). Lower min_length or give longer sequences."
+            f"{longest}). Give longer sequences, one row per user: the last two items of each are held out.{hint}"
         )
     slots = sequences.offsets[kept + 1][:, None] + np.arange(-(max_length + 3), 0)
     real = slots >= sequences.offsets[kept][:, None]

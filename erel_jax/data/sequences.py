@@ -101,7 +101,7 @@ def read_sequences(path: str | Path) -> Sequences:
         if len(columns) != 2:
             raise DataError(
                 f"{path}, line {number}: got {len(columns)} columns, expected 2 (user<TAB>item item …). "
-                "Separate the user from the items by one tab and the items by spaces."
+                "Give each user one row with all items, oldest first: one tab after the user, spaces between the items."
             )
         user, items = columns
         if not user.strip():
@@ -162,6 +162,12 @@ def read_sequence_arrays(path: str | Path) -> Sequences:
         )
     if not len(user_id):
         raise DataError(f"{path}: the file holds no user. Expected at least one.")
+    users, counts = np.unique(user_id, return_counts=True)
+    if (counts > 1).any():
+        raise DataError(
+            f"{path}: user {users[counts > 1][0]} is there {counts[counts > 1][0]} times, expected once. Join the "
+            "sequences of one user in time order."
+        )
     distinct, codes = np.unique(movie_id, return_inverse=True)
     return Sequences(
         user_ids=tuple(map(str, user_id.tolist())),

@@ -65,7 +65,8 @@ def look_at_network() -> Iterator[Finding]:
     """Which offline flags are set. Tokens are never read."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         value = os.environ.get(name)
-        shown = f"{value} (no downloads)" if value not in (None, "0", "") else "not set (hub ids are downloaded)"
+        offline = (value or "").upper() in ("1", "ON", "YES", "TRUE")  # what huggingface_hub takes for yes
+        shown = f"{value or 'not set'} ({'no downloads' if offline else 'hub ids are downloaded'})"
         yield Finding(topic="network", name=name, value=shown)
 
 

@@ -242,3 +242,11 @@ def test_the_environment_variable_shows_the_traceback(plain_environment, tmp_pat
         text=True,
     )
     assert "Traceback" in done.stderr and "lroa" in done.stderr
+
+
+def test_pairs_that_share_too_much_to_be_split_are_counted(check_refused, pairs, encoders) -> None:
+    towers = ("--text-encoder", encoders["text"], "--image-encoder", encoders["image"])
+    rows = "".join(f"p0.png,thing {number}\n" for number in range(30))
+    pairs.write_text(f"image,text\n{rows}p1.png,\n")
+    says = ("30 distinct texts and 1 pictures", "they are 1 groups, expected at least 3", "1 rows have no text")
+    check_refused(3, *SHOP, *towers, says=says)

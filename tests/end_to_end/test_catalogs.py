@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import time
+import zipfile
 import zlib
 
 import numpy as np
@@ -352,3 +353,98 @@ def test_two_workers_one_of_them_killed(clip, plain_environment, tmp_path):
     exactly_once(tmp_path / "v", [f"p{number:03d}.png" for number in range(600)])
     left = {path.name for path in (tmp_path / "v").iterdir() if "-of-" not in path.name}
     assert left == {"plan.json", "done.json", "left_out.jsonl"}
+
+
+def test_a_header_is_never_embedded_and_a_failed_start_leaves_nothing(quick, encoders, tmp_path):
+    (tmp_path / "t.csv").write_text("sku,description\na,red shoe\nb,blue lamp\n")
+    command = ("embed", "--model", encoders["text"], "--out", "v")
+    refused = quick(*command, "--data", "t.csv")
+    assert refused.code == 3 and "columns sku, description" in refused.err and "--text-key" in refused.err
+    assert quick(*command, "--data", "mistyped.csv").code == 3 and not (tmp_path / "v").exists()
+    assert quick("bench", "--data", "mistyped.csv", "--out", "run").code == 3 and not (tmp_path / "run").exists()
+    named = quick(*command, "--data", "t.csv", "--id-key", "sku", "--text-key", "description")
+    assert named.code == 0 and read_catalog(tmp_path / "v").ids.tolist() == ["a", "b"]
+    (tmp_path / "empty.csv").write_text("id,text\na,\n")
+    none = quick("embed", "--model", encoders["text"], "--data", "empty.csv", "--out", "n")
+    assert none.code == 3 and "Next:" not in none.out and "none of 1 rows" in none.err
+
+
+def test_texts_that_were_cut_are_not_called_left_out(quick, encoders, tmp_path):
+    (tmp_path / "t.jsonl").write_text(json.dumps({"text": "red shoe " * 2000}) + "\n")
+    done = quick("embed", "--model", encoders["text"], "--data", "t.jsonl", "--out", "my vectors")
+    said = " ".join(done.out.split())
+    assert "1 of 1 rows have a vector. Long texts that were cut are listed in my vectors/left_out.jsonl" in said
+    assert "Next: erel index --vectors 'my vectors' --out 'my vectors-index'" in said
+
+
+def test_pictures_with_any_name_are_embedded_and_links_are_counted(quick, clip, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, name in enumerate(("back\\slash.png", "plain.png", ".hidden.png", "notes.txt")):
+        picture(number).save(folder / name, format="PNG")
+    (tmp_path / "other").mkdir()
+    (folder / "link").symlink_to("../other")
+    done = quick("embed", "--model", clip, "--data", folder, "--out", "v")
+    assert done.code == 0 and read_catalog(tmp_path / "v").ids.tolist() == ["back\\slash.png", "plain.png"]
+    said = " ".join(done.out.split())
+    for words in ("1 files beside the pictures are no pictures", "1 hidden files", "1 folders are symbolic links"):
+        assert words in said
+    assert quick("index", "--vectors", "v", "--out", "i", "--code", "float32").code == 0
+    asked = ("search", "--index", "i", "--image", folder / "back\\slash.png", "--html", "h.html", "--out", "h.jsonl")
+    assert quick(*asked).code == 0
+    assert json.loads((tmp_path / "h.jsonl").read_text())["ids"][0] == "back\\slash.png"
+    assert (tmp_path / "h.html").read_text().count("<img") == 3
+
+
+def test_queries_in_an_archive_are_shown_on_the_page(quick, clip, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    with zipfile.ZipFile(tmp_path / "q.zip", "w") as archive:
+        for number in range(3):
+            picture(number).save(tmp_path / "pictures" / f"{number}.png")
+            archive.write(tmp_path / "pictures" / f"{number}.png", f"q{number}.png")
+    assert quick("embed", "--model", clip, "--data", "pictures", "--out", "v").code == 0
+    assert quick("index", "--vectors", "v", "--out", "i").code == 0
+    assert quick("search", "--index", "i", "--queries", "q.zip", "--k", 1, "--html", "h.html").code == 0
+    assert (tmp_path / "h.html").read_text().count("<img") == 6
+    gone = quick("search", "--index", "i", "--text", "red", "--html", "h.html", "--data", "mistyped")
+    assert gone.code == 0 and "The source mistyped is not there" in " ".join(gone.out.split())
+    assert "Pictures and texts of the hits" not in gone.out
+
+
+def test_what_to_do_next_can_be_done(quick, encoders, tmp_path):
+    """A model of texts alone is not searched with pictures; what helps no more is not advised."""
+    rows = [json.dumps({"id": n, "text": f"red lamp {n}"}) for n in range(30)]
+    (tmp_path / "t.jsonl").write_text("\n".join(rows) + "\n")
+    assert quick("embed", "--model", encoders["text"], "--data", "t.jsonl", "--out", "v").code == 0
+    done = quick("index", "--vectors", "v", "--out", "my index", "--code", "binary", "--keep-vectors", "--recall", 1)
+    said = " ".join(done.out.split())
+    assert done.code == 0 and "or --keep-vectors" not in said
+    assert "Next: erel search --index 'my index' --text \"…\"" in said and "--image" not in said
+    small = quick("index", "--vectors", "v", "--out", "j", "--code", "product")
+    assert small.code == 2 and "30 vectors of v" in small.err and "such as int8" in small.err
+    coarse = quick("embed", "--model", encoders["text"], "--data", "t.jsonl", "--out", "w", "--precision", "int4")
+    assert coarse.code == 2 and "--precision int4 does not fit" in coarse.err and "Take int8" in coarse.err
+    vectors = quick("search", "--index", "v", "--text", "red")
+    assert vectors.code == 2 and "erel index --vectors v" in vectors.err
+
+
+def test_an_index_of_ten_or_fewer_says_that_its_recall_says_nothing(quick, encoders, tmp_path):
+    (tmp_path / "t.csv").write_text("id,text\na,red\n")
+    assert quick("embed", "--model", encoders["text"], "--data", "t.csv", "--out", "v").code == 0
+    assert "this recall says nothing" in " ".join(quick("index", "--vectors", "v", "--out", "i").out.split())
+
+
+@pytest.mark.parametrize("options", [("--out", "q.jsonl"), ("--html", "./q.jsonl"), ("--out", "h", "--html", "h")])
+def test_a_search_writes_over_nothing_that_it_reads_or_writes(quick, tmp_path, options):
+    (tmp_path / "q.jsonl").write_text('{"text": "red"}\n')
+    done = quick("search", "--index", "i", "--queries", "q.jsonl", *options)
+    assert done.code == 2 and "same file" in done.err and "erel search --help" in done.err
+    assert (tmp_path / "q.jsonl").read_text() == '{"text": "red"}\n'
+
+
+def test_queries_without_a_known_column_are_answered_with_what_search_can_do(quick, shop, clip, tmp_path):
+    assert quick("embed", "--model", clip, "--data", shop, "--out", "v").code == 0
+    assert quick("index", "--vectors", "v", "--out", "i").code == 0
+    (tmp_path / "q.csv").write_text("a,b,c\n1,2,3\n")
+    done = quick("search", "--index", "i", "--queries", "q.csv")
+    assert done.code == 3 and "Rename the column of --queries" in done.err and "--text-key" not in done.err

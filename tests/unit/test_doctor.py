@@ -151,6 +151,13 @@ def test_offline_flags(monkeypatch):
     assert found["TRANSFORMERS_OFFLINE"].startswith("not set")
 
 
+@pytest.mark.parametrize("value", ["0", "false", "no", ""])
+def test_a_flag_that_says_no_is_not_offline(monkeypatch, value):
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    found = {item.name: item.value for item in surroundings.look_at_network()}
+    assert found["HF_HUB_OFFLINE"].endswith("(hub ids are downloaded)")
+
+
 def test_tokens_are_never_shown(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret_value")
     assert "hf_secret_value" not in json.dumps(doctor.diagnose(measure=False).as_dict())

@@ -101,3 +101,11 @@ def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert folders.cache_folder() == tmp_path / ".cache" / "erel_jax"
+
+
+def test_a_backslash_is_a_letter_where_it_is_said_to_be(tmp_path):
+    """Of names that a listing gave; it still parts no folders, and nothing leads out."""
+    assert folders.safe_join(tmp_path, "a\\b.png", backslash=True) == tmp_path / "a\\b.png"
+    for relative in ("..\\..\\x/../../y", "../a\\b", "/a\\b"):
+        with pytest.raises(CorruptArtifactError, match="refused"):
+            folders.safe_join(tmp_path, relative, backslash=True)

@@ -85,3 +85,24 @@ def test_two_processes_add_up(plain_environment):
         "process 1 of 2: 2 of 4 cpu devices",
     ]
     assert lines[0].split("sum")[1] == lines[1].split("sum")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["nothing.py"], "nothing.py: no such script"),
+        (["-m", "no_such_module"], "no module 'no_such_module'"),
+        (["-m", "erel_jax.no_such_part"], "no module 'erel_jax.no_such_part'"),
+        (["-m", "erel_jax.cli.below"], "no module 'erel_jax.cli.below'"),
+        (["--chek"], "expected --check"),
+        (["--check", "more"], "expected --check"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_sentence(words, says):
+    with pytest.raises(ConfigError, match=says):
+        launch.main(words)
+
+
+def test_help_is_printed_and_runs_nothing(capsys):
+    launch.main(["--help"])
+    assert "EREL_COORDINATOR=host:port" in capsys.readouterr().out

@@ -37,6 +37,9 @@ def render_markdown(summary: Summary) -> str:
         lines += ["", "## Unavailable values", "", *_table(["Value", "Why", "Methods"], rows, numeric=False)]
     if dropped := dropped_counts(summary.records):
         lines += ["", f"Left out by the data reader: {escape(dropped)}."]
+    notes = dict.fromkeys(note for record in summary.records for note in record.notes)
+    if notes:
+        lines += ["", "## Notes", "", *(f"- {escape(note)}" for note in notes)]
     terms = [[c.title, f"{c.definition} ({c.better} is better)", c.caution] for c in COLUMNS]
     lines += ["", "## What the numbers mean", ""]
     lines += _table(["Column", "Definition", "What not to compare"], terms, numeric=False)

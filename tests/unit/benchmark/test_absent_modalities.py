@@ -88,3 +88,39 @@ def test_an_absent_modality_is_not_a_state_of_zeros():
     masked, as_zeros = jax.jit(loss)(zeros, values), jax.jit(seen)(zeros, values)
     assert float(masked) == pytest.approx(float(jax.jit(loss)(states, values)), abs=1e-6)
     assert abs(float(as_zeros) - float(masked)) > 1e-3
+
+
+def test_an_item_of_which_nothing_is_known_is_neither_target_nor_negative():
+    """It has no vector, so the loss may not move one for it; as an input of its user it is what the position is."""
+    there = presence()
+    unknown, both = 7, windows()
+    there[unknown] = False
+    both[both == unknown] = 1
+    both[0, -1] = both[3, -1] = unknown  # a target of two users, a negative of all others, an input of none
+    table = jnp.asarray(np.random.default_rng(2).normal(size=(ITEMS + 1, WIDTH)), jnp.float32)
+    module = SimpleNamespace(apply=lambda params, inputs, presence, **_: params["table"][inputs])
+    problem: object = SimpleNamespace(encoders=ENCODERS, items=ITEMS)
+    config = SasrecConfig(width=WIDTH, max_length=LENGTH - 1, dropout=0.0)
+    model = next_item(problem, SimpleNamespace(module=module), config, FLOAT32)  # type: ignore[arg-type]
+    draw = np.random.default_rng(1)
+    user = tree.map_with_path(lambda _, s: jnp.asarray(0.4 * draw.normal(size=s.shape), jnp.float32), model.user.spec)
+    sequence = jax.tree.map(
+        lambda array: array[0], SequenceBatches(windows=both, batch_size=USERS, epochs=1, seed=0).epoch(0)
+    )
+    rows = sequence.unique_items
+
+    def loss(table, there):
+        batch = {
+            "sequence": sequence,
+            "presence": there[rows],
+            "log_popularity": np.zeros(len(rows), np.float32),
+            "inputs": rows,
+        }
+        return model.loss({"table": table, "user": user}, batch, jax.random.key(0))[0]
+
+    value, gradient = jax.value_and_grad(loss)(table, there)
+    moved = np.abs(np.asarray(gradient)).max(axis=1)
+    assert not moved[unknown] and (moved[sorted(set(both.ravel()) - {0, unknown})] > 0).all()
+    assert float(loss(table.at[unknown].set(100.0), there)) == float(value)
+    there[unknown, 0] = True
+    assert np.abs(np.asarray(jax.grad(loss)(table, there)))[unknown].max() > 0

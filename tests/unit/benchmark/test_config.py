@@ -92,3 +92,10 @@ def test_keys_of_features_reach_the_reader(monkeypatch, tmp_path):
     config = BenchConfig(data="tfds:shop/large", image_key="photo", text_key="captions/text", out=tmp_path)
     retrieval_problem.load_data(config, tmp_path)
     assert (given["image_key"], given["text_key"]) == ("photo", "captions/text")
+
+
+@pytest.mark.parametrize("data", [".", "./", "..", "below/.."])
+def test_a_folder_named_by_dots_has_a_name(data, tmp_path, monkeypatch):
+    (tmp_path / "shop" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "shop" / ("below" if data == ".." else "."))
+    assert BenchConfig(data=data).data_name == "shop"

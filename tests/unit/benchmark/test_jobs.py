@@ -88,3 +88,27 @@ def test_an_edited_file_in_an_image_folder_makes_a_result_stale(config, tmp_path
     assert read_result(config, JOB) is not None
     (folder / "a.jpg").write_bytes(b"22")
     assert read_result(config, JOB) is None
+
+
+@pytest.mark.parametrize("name", ["texts/plot.tsv", "images/a.jpg", "items.tsv"])
+def test_an_edited_file_of_a_data_folder_makes_a_result_stale(config, tmp_path, name):
+    """Further texts and pictures lie in folders below the one that is named."""
+    folder = tmp_path / "data"
+    for file in ("users.tsv", "items.tsv", "texts/plot.tsv", "images/a.jpg"):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("1")
+    config = dataclasses.replace(config, data=str(folder))
+    write(config)
+    assert read_result(config, JOB) is not None
+    (folder / name).write_text("22")
+    assert read_result(config, JOB) is None
+
+
+def test_movielens_named_by_its_sequences_is_its_whole_folder(config, tmp_path):
+    for file in ("ml1m_sequences.npz", "ml1m_movies.tsv"):
+        (tmp_path / file).write_text("1")
+    config = dataclasses.replace(config, data=str(tmp_path / "ml1m_sequences.npz"))
+    write(config)
+    assert read_result(config, JOB) is not None
+    (tmp_path / "ml1m_movies.tsv").write_text("22")
+    assert read_result(config, JOB) is None

@@ -210,3 +210,13 @@ def test_cautions_say_what_limits_the_comparison():
     ):
         assert part in text
     assert "One seed" not in text
+
+
+def test_a_test_that_cannot_tell_methods_apart_says_so():
+    few = {"evaluated_queries": 1}
+    same = [floor("chance", 1.0, **few), learned("lora", 1.0, 5.0, 10, 100, **few)]
+    text = "\n".join(summarize(same).cautions)
+    assert "Few test queries (1): one more hit changes recall@10 by 1.00" in text
+    assert "All rows have the same recall@10, 1.0000: this test cannot tell methods apart" in text
+    other = summarize([floor("chance", 0.5), learned("lora", 1.0, 5.0, 10, 100)]).cautions
+    assert not any("cannot tell" in caution or "Few" in caution for caution in other)

@@ -1,7 +1,9 @@
 """Training runs of a bench job, on a least-squares problem whose optimum is known."""
 
+import json
 import os
 import signal
+import time
 from types import SimpleNamespace
 
 import jax
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from erel_jax.benchmark import training_run
 from erel_jax.benchmark.messages import Messenger
 from erel_jax.benchmark.record import Record
 from erel_jax.benchmark.training_run import Training, run_fingerprint, train
@@ -185,3 +188,27 @@ def test_a_single_step_has_no_step_time_and_says_why(tmp_path):
 
 def test_fingerprints_are_json(tmp_path):
     assert run_fingerprint(folder=tmp_path, n=1) == {"folder": str(tmp_path), "n": 1}
+
+
+def test_seconds_before_a_stop_are_those_of_steps_alone(tmp_path, monkeypatch):
+    """Compiling and saving are no training: a method that was interrupted shall not look dearer for them."""
+    save = training_run.Checkpoints.save
+
+    def slowly(*arguments, **options):
+        time.sleep(1.0)
+        return save(*arguments, **options)
+
+    def traced_slowly(*arguments):
+        time.sleep(1.0)
+        return loss_fn(*arguments)
+
+    monkeypatch.setattr(training_run.Checkpoints, "save", slowly)
+    options = {"loss_fn": traced_slowly, "seconds": None}
+    with pytest.raises(PreemptedError):
+        run(tmp_path / "run", batches=Batches(stop_at=3), **options)
+    (spent,) = (tmp_path / "run").glob(f"*/{training_run.SPENT}")
+    assert 0 < json.loads(spent.read_text())["train_seconds"] < 0.8
+    monkeypatch.setattr(training_run.Checkpoints, "save", save)
+    trained = run(tmp_path / "run", **options)
+    assert trained.costs["train_seconds"] < 0.9 < trained.costs["compile_seconds"]
+    assert any("resumed at step" in note for note in trained.notes)

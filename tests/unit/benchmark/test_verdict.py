@@ -45,3 +45,13 @@ def test_outcomes(quality, deviation, queries, outcome):
     assert verdict.outcome == outcome
     known = [n for n in (deviation, verdict.standard_error) if n is not None]
     assert verdict.noise == (max(known) if known else None)
+
+
+@pytest.mark.parametrize(("queries", "outcome"), [(1, "tie"), (12, "above")])
+def test_all_hits_of_few_queries_are_no_certainty(queries, outcome):
+    assert judge(Spread(1.0, None, 1), "markov", Spread(0.0, None, 1), queries).outcome == outcome
+
+
+def test_a_rate_of_zero_or_one_has_an_error():
+    verdict = judge(Spread(1.0, None, 1), "markov", Spread(1.0, None, 1), 98)
+    assert verdict.standard_error == pytest.approx(math.sqrt(2 * 0.01 * 0.99 / 98))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from erel_jax.catalogs.build import CODES, ORIGIN, build, read_origin
+from erel_jax.catalogs.build import CODES, ORIGIN, _built, better_recall, build, read_origin
 from erel_jax.catalogs.config import IndexConfig
 from erel_jax.errors import ConfigError, CorruptArtifactError
 from erel_jax.retrieval import build_index, load_index, search_index
@@ -74,3 +74,21 @@ def test_an_origin_that_makes_no_sense_is_damage(tmp_path, document):
     (tmp_path / ORIGIN).write_text(json.dumps(document))
     with pytest.raises(CorruptArtifactError, match="Build the index again"):
         read_origin(tmp_path)
+
+
+@pytest.mark.parametrize("keep_vectors", [False, True])
+@pytest.mark.parametrize("code", sorted(CODES))
+def test_advice_for_more_recall_is_something_else_than_what_is_done(code, keep_vectors):
+    advice = better_recall(code, keep_vectors)
+    assert f"--code {code}" not in advice and f"as {code}" not in advice
+    assert ("or --keep-vectors" in advice) == (not keep_vectors and code not in ("float32", "lists_int8"))
+    assert ("more bits" in advice) == (code not in ("float32", "lists_int8"))
+    named = [name for name in CODES if name in advice.replace(",", " ").replace(".", " ").split()]
+    assert code == "float32" or named, "a code that helps is named"
+
+
+def test_a_code_that_cannot_be_fitted_is_answered_with_one_that_can(tmp_path):
+    rows = vectors(20)
+    config = IndexConfig(vectors=tmp_path / "v", out=tmp_path / "i", code="product")
+    with pytest.raises(ConfigError, match=r"--code product cannot be fitted to the 20 vectors.*--code, such as int8"):
+        _built(config, None, np.arange(20), rows)  # type: ignore[arg-type]

@@ -144,6 +144,11 @@ def test_rows_without_an_id_column_are_numbered(tmp_path):
         ("id,text\n1,2\n", {"text_key": "txt"}, ConfigError, "'txt'.*Did you mean 'text'"),
         ("", {}, DataError, "empty"),
         ("id,text\n", {}, DataError, "nothing to embed"),
+        ("sku,description\na,red shoe\n", {}, DataError, "columns sku, description.*--text-key, or write a header"),
+        ("x,red shoe\ny,blue\n", {}, DataError, "columns x, red shoe.*or write a header"),
+        ("id;text\n1;red\n", {}, DataError, "if ';' is meant to separate columns, write a comma"),
+        ("id,text,text\n1,red,blue\n", {}, DataError, "2 columns 'text', expected one"),
+        ("id,id,text\n1,2,red\n", {}, DataError, "2 columns 'id', expected one"),
     ],
 )
 def test_unusable_tables(tmp_path, content, keys, error, words):
@@ -250,3 +255,75 @@ def test_a_parquet_column_that_is_there_twice_is_refused(tmp_path):
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
     with pytest.raises(DataError, match="2 columns 'text'"):
         open_source(tmp_path)
+
+
+def test_pairs_without_a_header_begin_with_the_name_of_a_picture(tmp_path):
+    rows = list(open_source(written(tmp_path / "t.csv", "A.PNG ,sku\nb.png,blue\n")).rows())
+    assert [(row.image, row.text) for row in rows] == [("A.PNG", "sku"), ("b.png", "blue")]
+
+
+def test_what_lies_beside_the_pictures_is_counted(tmp_path):
+    folder = tmp_path / "pictures"
+    (folder / "below" / ".git").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    for name in ("a.png", "below/b.png", "notes.txt", ".hidden.png", "../outside/c.png"):
+        written(folder / name, b"x")
+    (folder / "link").symlink_to("../outside")
+    (folder / "below" / "again").symlink_to("../below")
+    source = open_source(folder)
+    assert [row.id for row in source.rows()] == ["a.png", "below/b.png"]
+    assert (source.ignored, source.hidden, source.linked) == (1, 2, ("below/again", "link"))
+    remarks = " ".join(source.remarks())
+    for words in ("1 files beside", "2 hidden files", "2 folders are symbolic links, such as 'below/again'"):
+        assert words in remarks
+    assert open_source(tmp_path / "outside").remarks() == []
+
+
+def test_what_a_mac_adds_to_archives_and_folders_is_passed_over(tmp_path):
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        for name in ("a.png", "__MACOSX/._a.png", ".b.png", "../up.png"):
+            archive.writestr(name, b"x")
+    source = open_source(tmp_path / "p.zip")
+    assert [row.id for row in source.rows()] == ["../up.png", "a.png"] and source.hidden == 2
+    (tmp_path / "t").mkdir()
+    written(tmp_path / "t" / "._a.csv", b"\0\1")
+    written(tmp_path / "t" / "a.csv", "id,text\nx,1\n")
+    assert [row.id for row in open_source(tmp_path / "t").rows()] == ["x"]
+
+
+def test_a_backslash_in_the_name_of_a_listed_picture_is_a_letter(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    written(folder / "back\\slash.png", b"inside")
+    written(tmp_path / "secret.png", b"outside")
+    source = open_source(folder)
+    with source.pictures() as pictures:
+        assert pictures.read("back\\slash.png") == b"inside"
+        assert pictures.stamp("back\\slash.png").startswith("6 ")
+        with pytest.raises(MissingImage):
+            pictures.read("..\\secret.png")
+        with pytest.raises(DataError, match="refused"):
+            pictures.read("../secret.png")
+    named = open_source(written(tmp_path / "t.csv", "image,text\nback\\slash.png,x\n"), folder)
+    with named.pictures() as pictures, pytest.raises(DataError, match="refused"):
+        pictures.read("back\\slash.png")
+
+
+def test_places_are_called_what_they_are(tmp_path):
+    """Pictures and rows of Parquet have no lines, and no column of ids to choose another of."""
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("a.png", b"x")
+        archive.writestr("a.png", b"y")
+    with pytest.raises(DataError, match=r"'a.png' stands in row 1 and again in row 2") as caught:
+        scan(open_source(tmp_path / "p.zip"), 10)
+    assert "--id-key" not in str(caught.value) and "line" not in str(caught.value)
+    pyarrow.parquet.write_table(pyarrow.table({"id": ["a", "a"], "text": ["x", "y"]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"'a' stands in row 1 and again in row 2.*--id-key"):
+        scan(open_source(tmp_path / "t.parquet"), 10)
+
+
+def test_advice_is_that_of_the_command(tmp_path):
+    table = written(tmp_path / "t.csv", "a,b,c\n1,2,3\n")
+    with pytest.raises(DataError, match="Rename the column") as caught:
+        open_source(table, advice="Rename the column")
+    assert "--text-key" not in str(caught.value)

@@ -76,3 +76,8 @@ def test_what_is_missing_or_damaged_is_named(folder, tmp_path):
     (empty / "ml1m_movies.tsv").write_text("2\tHeat\tCrime\n3\tJaws\n")
     with pytest.raises(DataError, match="line 2: got 2 columns"):
         read_item_sources(empty)
+
+
+def test_a_hidden_file_is_no_further_text(folder):
+    (folder / "texts" / "._plot.tsv").write_bytes(b"\0\xff")
+    assert list(read_item_sources(folder).texts) == ["text", "plot"]

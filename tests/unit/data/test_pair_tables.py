@@ -73,3 +73,17 @@ def test_texts_are_made_comparable_and_storable() -> None:
     normalize_text("x\ud800y").encode("utf-8")
     assert normalize_text("\0 \n") == ""
     assert normalize_text("عربى 😀") == "عربى 😀"
+
+
+def test_a_header_of_unknown_names_is_no_pair(tmp_path):
+    (tmp_path / "a.csv").write_text("picture,words\nx.png,a\ny.JPG,b\n")
+    with pytest.raises(DataError, match=r"a.csv, line 1: got columns picture, words.*image and text"):
+        read_pairs(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_text("x,a\ny.JPG,b\nz,c\n")  # pictures need no suffix
+    assert len(read_pairs(tmp_path / "b.csv")) == 3
+
+
+def test_a_hidden_table_is_none(tmp_path):
+    for name in ("._a.csv", ".b.tsv", "a.csv"):
+        (tmp_path / name).write_text("x.png,a\n")
+    assert find_table(tmp_path) == tmp_path / "a.csv"

@@ -131,3 +131,14 @@ def test_scientific_reproduces_the_published_statistics(shared_data):
         )
     ]
     assert percentages == [56.7, 20.2, 5.1, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "hinted"), [("u1\ta,b,c,d,e\nu2\ta,b\n", True), ("u1\ta\nu2\tb\n", True), ("u1\ta b\n", False)]
+)
+def test_items_that_spaces_do_not_separate_are_pointed_out(tmp_path, text, hinted):
+    (tmp_path / "users.tsv").write_text(text)
+    with pytest.raises(DataError, match=r"one row per user") as caught:
+        split_sequences(read_sequences(tmp_path / "users.tsv"))
+    assert ("is read as one item: spaces separate items" in str(caught.value)) == hinted
+    assert "min_length" not in str(caught.value), "no command has that option"

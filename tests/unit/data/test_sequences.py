@@ -95,6 +95,7 @@ def test_reads_compact_arrays(tmp_path):
         ({"user_id": np.array([[1, 2]])}, "user_id is int64"),
         ({"user_id": np.array([], int), "offsets": np.array([0]), "movie_id": np.array([], int)}, "no user"),
         ({"movie_id": np.array([{}], object)}, "not a readable NumPy archive"),
+        ({"user_id": np.array([7, 7])}, "user 7 is there 2 times, expected once"),
     ],
 )
 def test_bad_arrays_are_refused(tmp_path, changes, message):

@@ -37,3 +37,10 @@ def test_data_is_escaped(records):
     assert "[x](" not in text.replace("\\[x\\](", "")
     for table in tables(text):
         assert len({len(cells(line)) for line in table.splitlines()}) == 1
+
+
+def test_notes_are_there_once_as_on_the_page(records):
+    noted = [dataclasses.replace(record, notes=("stopped after 90 s | early",)) for record in records]
+    text = render_markdown(summarize(noted))
+    assert text.count("- stopped after 90 s \\| early") == 1 and "## Notes" in text
+    assert "## Notes" not in render_markdown(summarize([dataclasses.replace(r, notes=()) for r in records]))
