@@ -51,7 +51,8 @@ class Prompts:
             return replace(self, default=prompt)
         if PLACE in prompt:
             return Prompts(templates={**self.templates, _OWN: prompt}, default=_OWN)
-        raise ConfigError(f"unknown prompt {prompt!r} without {PLACE}. {suggest(prompt, self.templates)}")
+        known = suggest(prompt, self.templates) or "The model has none of its own."
+        raise ConfigError(f"got the prompt {prompt!r}, expected a name or a text with {PLACE} in it. {known}")
 
     @property
     def around(self) -> tuple[str, str]:

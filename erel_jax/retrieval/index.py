@@ -49,6 +49,7 @@ class Measured:
         query_seconds: median time of one query by itself.
         wanted_recall: what was asked for, None for nothing.
         probes: lists that a query looked into, and how many there are; None without lists.
+        kept: whether the vectors are kept, and score the best hits again.
     """
 
     recall: float
@@ -57,6 +58,7 @@ class Measured:
     query_seconds: float
     wanted_recall: float | None = None
     probes: Sequence[int] | None = None
+    kept: bool = False
 
     def describe(self) -> str:
         """One line for a person; below the recall asked for it says what to change."""
@@ -67,9 +69,10 @@ class Measured:
         if self.wanted_recall is None or self.recall >= self.wanted_recall:
             return line
         lists = "" if self.probes is None else f"more probes (now {self.probes[0]} of {self.probes[1]} lists), "
+        again = "" if self.kept else ", or keep_vectors=True, which scores the best hits again"
         return (
             f"{line}. That is below the recall of {self.wanted_recall:g} asked for: take {lists}more bits per "
-            "dimension, or keep_vectors=True, which scores the best hits again"
+            f"dimension{again}"
         )
 
 
@@ -375,6 +378,7 @@ def measured_with(
         query_seconds=float(np.median(times[1:] or times)),
         wanted_recall=wanted,
         probes=[index.code.probes, len(index.code.centroids)] if isinstance(index.code, Inverted) else None,
+        kept=index.vectors is not None,
     )
 
 

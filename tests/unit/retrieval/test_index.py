@@ -123,6 +123,10 @@ def test_it_measures_itself_and_says_what_to_change() -> None:
     assert coarse is not None and fine is not None and exact is not None
     assert coarse.recall < fine.recall <= exact.recall == 1.0
     assert "more bits" in coarse.describe() and "more bits" not in fine.describe()
+    # What is done already is no advice.
+    wanting = dataclasses.replace(fine, wanted_recall=1.0)
+    assert "keep_vectors" in coarse.describe() and "keep_vectors" not in wanting.describe()
+    assert "more bits" in wanting.describe()
     assert (coarse.bytes_per_vector, fine.bytes_per_vector) == (2, 2 + 64) and exact.query_seconds > 0
 
 
