@@ -1,8 +1,8 @@
 """Shuffled captions on Fashion: are they found by small loss, and how much quality comes back without them?
 
-    python experiments/selection_fashion.py --data DIR --seeds 0 1 2
     python experiments/selection_fashion.py --data DIR --seeds 0 1 2 --preset five_passes \\
         --text-encoder DIR --image-encoder efficientnet-lite0
+    python experiments/selection_fashion.py --data DIR --seeds 0 1 2
 
 The first DIR holds `fashion15k_styles.csv` and `fashion15k_60x80.zip`, the second a text encoder (all-MiniLM-L6-v2),
 whose frozen vectors of the captions stand beside their words; those of an image encoder stand beside edges and colors.
@@ -57,6 +57,8 @@ from experiments.sentence_vectors import sentence_vectors
 
 WORDS, COLUMNS = 2048, 16
 WORD_SCALE = 8.0
+PRETRAINED_JUDGE_STEPS = (150, 300)
+"""Of the judges of each round who see vectors of a pretrained picture encoder: they memorize later."""
 EMBEDDING = 128
 HIDDEN = 512
 
@@ -99,6 +101,8 @@ def main(
 ) -> list[dict]:
     """Runs all shares and returns their rows; those of `recovery` with what comes back."""
     chosen, found = sizes(preset), []
+    if image_encoder is not None:
+        chosen |= {"judge_steps": PRETRAINED_JUDGE_STEPS}
     train, test, kinds = drawn(0) if data is None else fashion(Path(data), split, text_encoder, image_encoder)
     for share in shares:
         start = time.perf_counter()

@@ -23,6 +23,7 @@ CANDIDATES_PER_DATASET = 10_000_000
 QUERIES_PER_DATASET = 500_000
 MODALITIES = ("text", "image", "image,text")
 ENDS = (".", "?", "!")
+REPEATED = "repeated id: the first one counts"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,14 +157,15 @@ def read_queries(
         bad: lists what is left out or incomplete; None raises instead.
 
     Returns:
-        The queries in file order. One whose picture is missing goes on with its text, if it has one.
+        The queries in file order. One whose picture is missing goes on with its text, if it has one. Of equal ids the
+        first counts: a query that is there twice would be trained and scored twice.
 
     Raises:
         DataError: the file is missing or has no query; a picture's path leads out of the folder; or, without `bad`,
             a damaged line (names file and line).
     """
     reader = _Reader(Path(path), Path(root), bad)
-    found: list[MbeirQuery] = []
+    found: dict[str, MbeirQuery] = {}
     for line, entry in reader.entries():
         made = reader.item(line, entry, ("qid", "query_modality", "query_txt", "query_img_path"), QUERIES_PER_DATASET)
         lists = [entry.get(name) or [] for name in ("pos_cand_list", "neg_cand_list")]
@@ -172,8 +174,10 @@ def read_queries(
         if not all(isinstance(ids, list) and all(map(_is_candidate_id, ids)) for ids in lists):
             reader.refuse(made["id"], line, "candidate ids: expected lists of 'dataset:n'")
             continue
-        found.append(MbeirQuery(**made, positives=tuple(lists[0]), negatives=tuple(lists[1])))
-    return reader.not_empty(found)
+        query = MbeirQuery(**made, positives=tuple(lists[0]), negatives=tuple(lists[1]))
+        if found.setdefault(query.id, query) is not query:
+            reader.refuse(query.id, line, REPEATED, damaged=found[query.id] != query)
+    return reader.not_empty(list(found.values()))
 
 
 def read_pool(path: str | os.PathLike[str], root: str | os.PathLike[str], bad: BadRecords | None = None) -> MbeirPool:
@@ -197,7 +201,7 @@ def read_pool(path: str | os.PathLike[str], root: str | os.PathLike[str], bad: B
             continue
         item = MbeirItem(**made)
         if items.setdefault(item.id, item) is not item:
-            reader.refuse(item.id, line, "repeated id: the first one counts", damaged=items[item.id] != item)
+            reader.refuse(item.id, line, REPEATED, damaged=items[item.id] != item)
     return _pool(reader.not_empty(list(items.values())))
 
 
@@ -231,7 +235,8 @@ def read_qrels(path: str | os.PathLike[str], bad: BadRecords | None = None) -> d
             continue
         fitting = len(cells) in (4, 5) and _is_id(cells[0], QUERIES_PER_DATASET) and _is_candidate_id(cells[2])
         if not fitting or not cells[3].lstrip("-").isdecimal():
-            reader.refuse(cells[0], line, "judgment: expected 'qid 0 did relevance task'")
+            expected = "expected 'qid 0 did relevance task', ids as 'dataset:n' and a whole relevance"
+            reader.refuse(cells[0][:40], line, f"judgment: got {text[:80]!r}, {expected}")
             continue
         right = found.setdefault(cells[0], [])
         if int(cells[3]) > 0 and cells[2] not in right:

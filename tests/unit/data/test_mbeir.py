@@ -214,11 +214,25 @@ def test_candidate_lists_that_are_none(folder, tmp_path, ids):
         read_queries(path, folder)
 
 
+def test_a_query_that_is_there_twice_counts_once(folder, tmp_path):
+    same, other = query("1:1", "a shoe", positives=["1:1"]), query("1:1", "a bag", positives=["1:2"])
+    path = write(tmp_path / "q.jsonl", same, same, other)
+    bad = BadRecords(tmp_path / "bad.jsonl")
+    (found,) = read_queries(path, folder, bad)
+    assert (found.text, found.positives) == ("a shoe", ("1:1",))
+    assert [(one.file, one.reason) for one in bad.records] == [
+        (f"{path}, line 2", "repeated id: the first one counts"),
+        (f"{path}, line 3", "repeated id: the first one counts"),
+    ]
+    with pytest.raises(DataError, match="line 2: repeated id"):
+        read_queries(path, folder)
+
+
 def test_judgments(tmp_path):
     path = write(tmp_path / "q.txt", "1:0 0 1:3 1 0", "1:0 0 1:4 2", "", "1:0 0 1:3 1 0", "1:1 0 1:4 0 0")
     assert read_qrels(path) == {"1:0": ("1:3", "1:4"), "1:1": ()}
     for line in ("1:0 0 1:3", "1:0 0 x 1 0", "q 0 1:3 1 0", "1:0 0 1:3 yes 0", "1:0 0 1:3 1 0 0"):
-        with pytest.raises(DataError, match=r"q.txt, line 1: judgment"):
+        with pytest.raises(DataError, match=r"q.txt, line 1: judgment: got .*, expected"):
             read_qrels(write(path, line))
 
 
