@@ -92,7 +92,7 @@ def render_html(summary: Summary, galleries: Galleries | None = None) -> str:
         raw=_raw(summary),
         reasons=unavailable_reasons(summary),
         dropped=dropped_counts(summary.records),
-        notes=list(dict.fromkeys(note for record in summary.records for note in record.notes)),
+        notes=notes_of(summary),
         commands=list(dict.fromkeys(record.command for record in summary.records)),
         environment=environment_rows(summary.records),
     )
@@ -116,6 +116,20 @@ def heading(summary: Summary) -> str:
     if above == len(judged):
         return "Every learned method beats the best floor"
     return f"{above} of {len(judged)} learned methods beat{'s' if above == 1 else ''} the best floor"
+
+
+def notes_of(summary: Summary) -> list[str]:
+    """Each remark once, after the methods that it is about where those are not all.
+
+    Args:
+        summary: the summary of a run.
+    """
+    methods: dict[str, dict[str, None]] = {}
+    for record in summary.records:
+        for note in record.notes:
+            methods.setdefault(note, {})[record.method] = None
+    everyone = {record.method for record in summary.records}
+    return [note if set(names) == everyone else f"{', '.join(names)}: {note}" for note, names in methods.items()]
 
 
 def unavailable_reasons(summary: Summary) -> list[dict[str, str]]:

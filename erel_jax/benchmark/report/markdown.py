@@ -6,7 +6,7 @@ import erel_jax
 from erel_jax.benchmark.record import SCHEMA_VERSION
 from erel_jax.benchmark.report import quantities
 from erel_jax.benchmark.report.columns import COLUMNS, metric_terms
-from erel_jax.benchmark.report.html import dropped_counts, environment_rows, heading, unavailable_reasons
+from erel_jax.benchmark.report.html import dropped_counts, environment_rows, heading, notes_of, unavailable_reasons
 from erel_jax.benchmark.summary import MethodSummary, Summary, findings
 
 
@@ -37,8 +37,7 @@ def render_markdown(summary: Summary) -> str:
         lines += ["", "## Unavailable values", "", *_table(["Value", "Why", "Methods"], rows, numeric=False)]
     if dropped := dropped_counts(summary.records):
         lines += ["", f"Left out by the data reader: {escape(dropped)}."]
-    notes = dict.fromkeys(note for record in summary.records for note in record.notes)
-    if notes:
+    if notes := notes_of(summary):
         lines += ["", "## Notes", "", *(f"- {escape(note)}" for note in notes)]
     terms = [[c.title, f"{c.definition} ({c.better} is better)", c.caution] for c in COLUMNS]
     lines += ["", "## What the numbers mean", ""]

@@ -43,4 +43,6 @@ def test_notes_are_there_once_as_on_the_page(records):
     noted = [dataclasses.replace(record, notes=("stopped after 90 s | early",)) for record in records]
     text = render_markdown(summarize(noted))
     assert text.count("- stopped after 90 s \\| early") == 1 and "## Notes" in text
+    one = [dataclasses.replace(record, notes=("slow",) if record == records[0] else ()) for record in records]
+    assert f"- {records[0].method}: slow" in render_markdown(summarize(one))
     assert "## Notes" not in render_markdown(summarize([dataclasses.replace(r, notes=()) for r in records]))
