@@ -1,10 +1,11 @@
 """The row `ivf_vs_faiss_ivf_sq8` of `speed_search.py`: inverted lists of int8 codes on both sides.
 
-Both sides have the same number of lists. Ours scores its best 16 again with the vectors as they are, and takes the
-fewest probes with recall@10 of .99 against exact search. Where faiss' codes (8 bits per dimension of what is left over)
-do not reach .99 with any number of probes, it takes the fewest with which it stays within .001 of its best. `refined`
-is faiss with its best 16 scored again too, which costs it little and spares it probes. Ours looks into fewer lists
-where one is clearly the nearest (`margin_for`, fitted to other queries than those that are measured).
+Both sides have the same number of lists. Ours picks rows by three bits per dimension, scores them by their int8 codes
+and the best 16 of those again with the vectors as they are, and takes the fewest probes with recall@10 of .99 against
+exact search. Where faiss' codes (8 bits per dimension of what is left over) do not reach .99 with any number of probes,
+it takes the fewest with which it stays within .001 of its best. `refined` is faiss with its best 16 scored again too,
+which costs it little and spares it probes. Ours looks into fewer lists where one is clearly the nearest (`margin_for`,
+fitted to other queries than those that are measured).
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from erel_jax.retrieval import lists_of, rescored, search_exact, shortlist_inverted
+from erel_jax.retrieval import lists_of, rescored, search_exact, search_inverted
 from erel_jax.retrieval.codes import Inverted, inverted, margin_for
 from experiments.search_codes import recall
 from experiments.side_by_side import alternate, row
@@ -50,7 +51,7 @@ def lists_rows(
             "recall": found,
             "probes": probes,
             "margin": code.margin,
-            "bytes_per_vector": {"ours": code.bytes_per_vector + 4 * vectors.shape[1], "peer": vectors.shape[1] + 8},
+            "bytes_per_vector": {"ours": _bytes(code), "peer": vectors.shape[1] + 8},
         }
         rows[name] = row(name, *times, **about, lists=lists, rows=len(vectors), width=vectors.shape[1])
     return rows
@@ -68,7 +69,7 @@ def _sides(vectors: np.ndarray, others: np.ndarray, lists: int) -> tuple[Inverte
     peer, refined = _faiss(vectors, sample, lists)
 
     def ours(part: np.ndarray, probes: int) -> np.ndarray:
-        hits = shortlist_inverted(dataclasses.replace(code, probes=probes), filed, part, AGAIN)
+        hits = search_inverted(dataclasses.replace(code, probes=probes), filed, part, AGAIN)
         return rescored(hits, vectors, part, TOP).rows
 
     def theirs(index: Any, part: np.ndarray, probes: int) -> np.ndarray:
@@ -76,6 +77,11 @@ def _sides(vectors: np.ndarray, others: np.ndarray, lists: int) -> tuple[Inverte
         return index.search(part, TOP)[1]
 
     return code, {"ours": ours, "peer": partial(theirs, peer), "refined": partial(theirs, refined)}
+
+
+def _bytes(code: Inverted) -> int:
+    """The code, its screen (`retrieval.bit_screen`), and the vectors."""
+    return code.bytes_per_vector + 3 * code.width // 8 + 8 + 4 * code.width
 
 
 def _fewest(recalls: dict[int, float], wanted: float) -> int:

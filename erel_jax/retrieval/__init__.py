@@ -15,7 +15,7 @@ from erel_jax.retrieval.index import (
     probing,
     search_index,
 )
-from erel_jax.retrieval.inverted import Lists, lists_of, search_inverted, shortlist_inverted
+from erel_jax.retrieval.inverted import Lists, lists_of, search_inverted
 from erel_jax.retrieval.multi_vector import TokenCorpus, search_tokens, token_corpus
 from erel_jax.retrieval.screened import ScreenedCorpus, screened_corpus, search_screened
 from erel_jax.retrieval.sharded import ShardedRows, search_sharded, shard_rows
@@ -48,7 +48,6 @@ __all__ = [
     "search_sharded",
     "search_tokens",
     "shard_rows",
-    "shortlist_inverted",
     "token_corpus",
     "write_index",
     "writing",

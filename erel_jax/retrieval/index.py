@@ -27,8 +27,7 @@ from erel_jax.retrieval.codes.inverted import Inverted
 from erel_jax.retrieval.exact import search_exact
 from erel_jax.retrieval.hits import Hits
 from erel_jax.retrieval.ids import as_ids, ids_of, rows_of
-from erel_jax.retrieval.int8_screen import SLACK
-from erel_jax.retrieval.inverted import Lists, lists_of, search_inverted, shortlist_inverted
+from erel_jax.retrieval.inverted import Lists, lists_of, search_inverted
 from erel_jax.retrieval.metric import INNER_PRODUCT, check_same, prepared
 
 SAMPLE, TOP = 100, 10
@@ -298,15 +297,12 @@ def _same_rows(index: Index, **changed: object) -> Index:
 
 def _hits(index: Index, queries: np.ndarray, k: int, mask: np.ndarray) -> Hits:
     vectors, code = index.vectors, index.code
-    if vectors is None:
-        if isinstance(code, Inverted):
-            return search_inverted(code, index.lists, queries, k, mask=mask)
-        return search_coded(code, index.stored, queries, k, mask=mask)
+    wanted = k if vectors is None else AGAIN * k
     if isinstance(code, Inverted):
-        close = shortlist_inverted(code, index.lists, queries, max(AGAIN * k, k + SLACK), mask=mask)
+        close = search_inverted(code, index.lists, queries, wanted, mask=mask)
     else:
-        close = search_coded(code, index.stored, queries, AGAIN * k, mask=mask)
-    return rescored(close, vectors, queries, k)
+        close = search_coded(code, index.stored, queries, wanted, mask=mask)
+    return close if vectors is None else rescored(close, vectors, queries, k)
 
 
 def check_code(code: object) -> None:

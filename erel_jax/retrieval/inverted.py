@@ -1,10 +1,9 @@
-"""Search in inverted lists: only the rows filed under the centroids nearest to a query are scored.
+"""Search in inverted lists: only the rows filed under the centroids nearest to a query are looked at.
 
-Rows lie list by list in blocks of fixed size. A batch of queries is turned into work items, each a block and the few
-queries that look into its list, so that a block is read once for all of them and every item is one small matrix
-product of one shape. Only the largest score of each group of rows is ranked at first; the K best rows lie in the K
-groups with the largest ones. int8 codes are multiplied by int8 queries; `search_inverted` scores the best rows again by
-float queries, `shortlist_inverted` leaves that to whoever has the vectors.
+Rows lie list by list in blocks of fixed size. How a batch of queries is answered depends on the code inside: int8 codes
+are screened by three bits per dimension, and the best are scored by float queries (`inverted_screened`); rows of other
+codes, or of few dimensions, are all scored (`inverted_rows`), each block by all queries that look into its list
+(`inverted_work`).
 """
 
 import dataclasses
@@ -19,16 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from erel_jax.errors import ConfigError
+from erel_jax.retrieval.bit_screen import LEAST_WIDTH, bit_screen
 from erel_jax.retrieval.checks import check_count, check_vectors
-from erel_jax.retrieval.codes.code import Code, scores_of
+from erel_jax.retrieval.codes.code import Code
+from erel_jax.retrieval.codes.int8 import Int8PerVector
 from erel_jax.retrieval.codes.inverted import Inverted
+from erel_jax.retrieval.codes.reduced import Reduced
 from erel_jax.retrieval.hits import Hits
-from erel_jax.retrieval.int8_screen import quick_products, quick_queries, quick_scores, screened_rows
-from erel_jax.retrieval.inverted_work import Work, planned
+from erel_jax.retrieval.inverted_rows import GROUP, Filed, scored
+from erel_jax.retrieval.inverted_screened import asked_of, nearest, screened
+from erel_jax.retrieval.inverted_work import LEAST_ITEMS, Work, planned, rounded_up
 
-GROUP, MOST_ROWS = 32, 256
+MOST_ROWS = 256
 MOST_QUERIES = 256
-TOGETHER = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,15 +38,11 @@ class Lists:
     """Stored rows list by list.
 
     Attributes:
-        parts: what the inner code stored, [C, R, ...] in C blocks of R rows of one list each, filled with zeros.
-        rows: int32[C, R], row numbers, ascending within a list; -1 where a block is filled up.
-        filled: int32[C], rows of each block that are there.
+        filed: the rows in blocks of one list each, on the device.
         starts: int64[L + 1], first block of each list, on the host.
     """
 
-    parts: Mapping[str, jax.Array]
-    rows: jax.Array
-    filled: jax.Array
+    filed: Filed
     starts: np.ndarray
 
 
@@ -54,7 +52,7 @@ def lists_of(code: Inverted, stored: Mapping[str, np.ndarray], *, block: int | N
     Args:
         code: how they are stored.
         stored: what `code.encode` gave.
-        block: rows per block, a multiple of 32; None takes about half a list's rows, at most 512.
+        block: rows per block, a multiple of 32; None takes about half a list's rows, at most 256.
 
     Raises:
         ConfigError: there are no rows, or `block` is no multiple of 32.
@@ -82,8 +80,19 @@ def lists_of(code: Inverted, stored: Mapping[str, np.ndarray], *, block: int | N
             laid[places] = values[order]
             parts[name] = jnp.asarray(laid.reshape(-1, block, *values.shape[1:]))
     rows = rows.reshape(-1, block)
-    filled = (rows >= 0).sum(axis=1, dtype=np.int32)
-    return Lists(parts=parts, rows=jnp.asarray(rows), filled=jnp.asarray(filled), starts=starts)
+    filed = Filed(
+        parts=parts,
+        rows=jnp.asarray(rows),
+        filled=jnp.asarray((rows >= 0).sum(axis=1, dtype=np.int32)),
+        starts=jnp.asarray(starts, jnp.int32),
+        screen=bit_screen(code.inner, parts) if _of_wide_int8(code.inner) else None,
+    )
+    return Lists(filed=filed, starts=starts)
+
+
+def _of_wide_int8(code: Code) -> bool:
+    code = code.inner if isinstance(code, Reduced) else code
+    return isinstance(code, Int8PerVector) and code.width >= LEAST_WIDTH
 
 
 def search_inverted(
@@ -105,48 +114,54 @@ def search_inverted(
     Raises:
         ConfigError, NonFiniteError: as `search_coded`.
 
-    Equal scores of one list stand in row order. Relation: `search_coded` with the same code looks into all lists.
+    Equal scores of one list stand in row order. int8 codes of 64 dimensions or more are screened: of the K best rows by
+    the codes' own scores, an estimate may miss one in a few hundred.
+
+    Relation: `search_coded` with the same code looks into all lists. Where the vectors are at hand, `rescored` takes
+    the best of a few rows more.
     """
-    return _found(code, lists, queries, k, mask, screened_rows(code.inner, k))
-
-
-def shortlist_inverted(
-    code: Inverted, lists: Lists, queries: np.ndarray, k: int, *, mask: np.ndarray | None = None
-) -> Hits:
-    """The K rows of the lists nearest to each query that are worth a second look, for `rescored`.
-
-    Args, Raises: as `search_inverted`.
-
-    Returns:
-        As `search_inverted`, but int8 codes are ranked by their rounded products alone. About 14 rows more than are
-        wanted in the end make up for the rounding.
-
-    Relation: `search_inverted` scores such a short list again with the codes, which is of no use where the vectors
-    themselves are at hand.
-    """
-    return _found(code, lists, queries, k, mask, 0)
-
-
-def _found(code: Inverted, lists: Lists, queries: np.ndarray, k: int, mask: np.ndarray | None, again: int) -> Hits:
-    """The hits, of `again` rows scored again, or with the products' own scores if it is 0."""
     queries = np.asarray(queries)
     check_vectors("queries", queries, code.width)
     check_count(k)
-    allowed = None
-    if mask is not None:
-        filed = int(np.asarray(lists.filled).sum())
-        if np.shape(mask) != (filed,):
-            raise ConfigError(f"mask has shape {np.shape(mask)}, expected ({filed},): one bool per row.")
-        if not np.all(mask):
-            allowed = jnp.asarray(np.asarray(mask, bool)[np.maximum(np.asarray(lists.rows), 0)])
+    allowed = _allowed(lists.filed, mask)
     queries = np.asarray(queries, np.float32)
+    answered = _scored if lists.filed.screen is None else _screened
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    rows = np.full((len(queries), k), -1, np.int32)
+    for chosen, (best, found) in answered(code, lists, queries, k, allowed):
+        best, found = best[: len(chosen)], found[: len(chosen)]
+        scores[chosen, : best.shape[1]], rows[chosen, : best.shape[1]] = best, found
+    return Hits(rows=np.where(np.isfinite(scores), rows, -1), scores=scores)
+
+
+def _screened(
+    code: Inverted, lists: Lists, queries: np.ndarray, k: int, allowed: jax.Array | None
+) -> Iterable[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
+    """Numbers of some queries, and their scores and rows; the last of those are of no query where a part is filled."""
+    size, parts = _parts(len(queries))
+    filled = np.pad(queries, ((0, size * parts - len(queries)), (0, 0)), mode="edge")
+    asked, held = asked_of(code, lists.filed, filled)
+    held = np.asarray(held).reshape(parts, size)
+    items = rounded_up(max(int(held.sum(axis=1).max()), LEAST_ITEMS))
+    most = max(4, 1 << max(int(held.max()) - 1, 0).bit_length())
+
+    def answered(part: int) -> tuple[np.ndarray, np.ndarray]:
+        options = {"size": size, "items": items, "most": most, "k": k}
+        best, found = screened(code.inner, lists.filed, allowed, asked, part, **options)
+        return np.asarray(best), np.asarray(found)
+
+    found = _in_turns(answered, zip(range(parts)))
+    return zip(np.array_split(np.arange(len(queries)), range(size, len(queries), size)), found, strict=True)
+
+
+def _scored(
+    code: Inverted, lists: Lists, queries: np.ndarray, k: int, allowed: jax.Array | None
+) -> Iterable[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
+    """As `_screened`."""
     values, near = (np.asarray(side) for side in _nearest(code, queries))
-    if code.margin is not None:
-        near = np.where(values >= values[:, :1] - code.margin, near, -1)
     # Queries that look into the same lists are answered together.
     order = np.argsort(near[:, 0], kind="stable")
-    cores = os.cpu_count() or 1 if jax.default_backend() == "cpu" else 1
-    size = min(MOST_QUERIES, max(1, -(-len(queries) // cores)))
+    size, _ = _parts(len(queries))
     cuts = [order[start : start + size] for start in range(0, len(order), size)]
 
     def plan(chosen: np.ndarray) -> tuple[np.ndarray, Work]:
@@ -154,29 +169,49 @@ def _found(code: Inverted, lists: Lists, queries: np.ndarray, k: int, mask: np.n
         base = values[filled] if code.residual else np.zeros_like(values[filled])
         return queries[filled], planned(near[filled], base, lists.starts)
 
-    def answered(asked: np.ndarray, work: Work) -> tuple[np.ndarray, ...]:
-        found = _answered(code.inner, (lists.parts, lists.rows, lists.filled), allowed, asked, work, k, again)
-        return tuple(np.asarray(side) for side in found)
+    def answered(asked: np.ndarray, work: Work) -> tuple[np.ndarray, np.ndarray]:
+        best, found = _answered(code.inner, lists.filed, allowed, asked, work, k)
+        return np.asarray(best), np.asarray(found)
 
-    scores = np.full((len(queries), k), -np.inf, np.float32)
-    rows = np.full((len(queries), k), -1, np.int32)
-    for chosen, (best, found) in zip(cuts, _in_turns(answered, map(plan, cuts), cores), strict=True):
-        best, found = best[: len(chosen)], found[: len(chosen)]
-        scores[chosen, : best.shape[1]], rows[chosen, : best.shape[1]] = best, found
-    return Hits(rows=np.where(np.isfinite(scores), rows, -1), scores=scores)
+    return zip(cuts, _in_turns(answered, map(plan, cuts)), strict=True)
 
 
-def _in_turns(work: Any, given: Iterable[tuple], cores: int) -> list[Any]:
-    """On a CPU several batches run at once: a loop over small products keeps one core busy, not all of them.
+def _parts(queries: int) -> tuple[int, int]:
+    """Queries that are answered at a time, and how often: all cores have some at once."""
+    size = min(MOST_QUERIES, max(1, -(-queries // _cores())))
+    return size, -(-queries // size)
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1 if jax.default_backend() == "cpu" else 1
+
+
+def _allowed(filed: Filed, mask: np.ndarray | None) -> jax.Array | None:
+    """bool[C, R] of a mask over rows; None where all may be found."""
+    if mask is None:
+        return None
+    rows = np.asarray(filed.rows)
+    count = int((rows >= 0).sum())
+    if np.shape(mask) != (count,):
+        raise ConfigError(f"mask has shape {np.shape(mask)}, expected ({count},): one bool per row.")
+    return None if np.all(mask) else jnp.asarray(np.asarray(mask, bool)[np.maximum(rows, 0)])
+
+
+def _in_turns(work: Any, given: Iterable[tuple]) -> list[Any]:
+    """On a CPU several parts run at once: a loop over small products keeps one core busy, not all of them.
 
     What is given is made here, a little ahead: threads that plan at the same time wait for each other's interpreter.
+    The last part is worked on here too, so that a single one wakes no thread.
     """
-    running = []
+    running, cores, waiting = [], _cores(), None
     for one in given:
+        if waiting is not None:
+            running.append(_threads(cores).submit(work, *waiting))
         if len(running) >= 2 * cores:
             running[-2 * cores].result()
-        running.append(_threads(cores).submit(work, *one))
-    return [one.result() for one in running]
+        waiting = one
+    last = [] if waiting is None else [work(*waiting)]
+    return [one.result() for one in running] + last
 
 
 @lru_cache
@@ -184,83 +219,12 @@ def _threads(cores: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores, thread_name_prefix="lists")
 
 
-@jax.jit
-def _nearest(code: Inverted, queries: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Scores and numbers of the nearest lists, [Q, P]."""
-    scores = jnp.matmul(queries, code.centroids.T, precision=jax.lax.Precision.HIGHEST)
-    values, near = jax.lax.top_k(scores, code.probes)
-    return values, near
+_nearest = jax.jit(nearest)
 
 
-@partial(jax.jit, static_argnames=("k", "again"))
+@partial(jax.jit, static_argnames=("k",))
 def _answered(
-    inner: Code, filed: tuple, allowed: jax.Array | None, queries: jax.Array, work: Work, k: int, again: int
+    inner: Code, filed: Filed, allowed: jax.Array | None, queries: jax.Array, work: Work, k: int
 ) -> tuple[jax.Array, jax.Array]:
     work, asked = jax.tree.map(jnp.asarray, work), inner.project(jnp.asarray(queries))
-    parts, rows, _ = filed
-    best, slot, place = _best(*_scored(inner, filed, allowed, asked, work), jnp.asarray(work.slots), again or k)
-    block = work.blocks[slot // work.lanes]
-    if again:
-        part = {name: values[block, place] for name, values in parts.items()}
-        exact = jax.vmap(lambda one, own: scores_of(inner, one[None], own)[0])(asked, part)
-        exact = exact + work.base.reshape(-1)[slot]
-        best, order = jax.lax.top_k(jnp.where(jnp.isfinite(best), exact, -jnp.inf), min(k, best.shape[1]))
-        block, place = (jnp.take_along_axis(side, order, axis=1) for side in (block, place))
-    return best, rows[block, place]
-
-
-def _scored(
-    inner: Code, filed: tuple, allowed: jax.Array | None, asked: jax.Array, work: Work
-) -> tuple[jax.Array, jax.Array]:
-    """Scores of every item, float32[W, G, R], and the largest of each group of rows, float32[W, G, R / 32].
-
-    Items are taken by eights: one start of a product for all of them, whose rows still fit in a core's cache.
-    """
-    parts, rows, filled = filed
-    (width, lanes), block = work.queries.shape, rows.shape[1]
-    places = jnp.arange(block, dtype=jnp.int32)[None, :]
-    mine = jax.tree.map(lambda values: values[work.queries], quick_queries(inner, asked))
-    eights = jax.tree.map(
-        lambda values: values.reshape(-1, TOGETHER, *values.shape[1:]),
-        (work.blocks, filled[work.blocks], mine, work.base),
-    )
-
-    def together(number: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        where, there, mine, base = jax.tree.map(lambda values: _at(values, number), eights)
-        part = {name: values.at[where].get(mode="promise_in_bounds") for name, values in parts.items()}
-        scores = quick_scores(quick_products(inner, mine, part), mine, part) + base[:, :, None]
-        real = places < there[:, None]
-        if allowed is not None:
-            real = real & allowed[where]
-        scores = jnp.where(real[:, None, :], scores, -jnp.inf)
-        new = scores, scores.reshape(TOGETHER, lanes, -1, GROUP).max(axis=3)
-        return jax.tree.map(lambda every, one: jax.lax.dynamic_update_index_in_dim(every, one, number, 0), found, new)
-
-    empty = (jnp.zeros((*eights[3].shape, size), jnp.float32) for size in (block, block // GROUP))
-    found = jax.lax.fori_loop(0, -(-work.count // TOGETHER), together, tuple(empty))
-    return jax.tree.map(lambda values: values.reshape(width, lanes, -1), found)
-
-
-def _at(values: jax.Array, number: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_index_in_dim(values, number, keepdims=False)
-
-
-def _best(
-    scores: jax.Array, maxima: jax.Array, slots: jax.Array, wanted: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The best rows of each query: scores, slots and places in their blocks, [Q, T]; -inf where nothing is left."""
-    groups = maxima.shape[2]
-    listed = jnp.where((slots >= 0)[:, :, None], maxima.reshape(-1, groups)[slots], -jnp.inf)
-    listed = listed.reshape(len(slots), -1)
-    # In row order, so that equal scores come out in row order.
-    top, chosen = jax.lax.top_k(listed, min(wanted, listed.shape[1]))
-    chosen = jnp.sort(jnp.where(jnp.isfinite(top), chosen, listed.shape[1]), axis=1)
-    there = chosen < listed.shape[1]
-    chosen = jnp.where(there, chosen, 0)
-    slot = jnp.maximum(jnp.take_along_axis(slots, chosen // groups, axis=1), 0)
-    group = chosen % groups
-    inside = scores.reshape(-1, groups, GROUP)[slot, group]
-    inside = jnp.where(there[:, :, None], inside, -jnp.inf).reshape(len(slots), -1)
-    best, places = jax.lax.top_k(inside, min(wanted, inside.shape[1]))
-    group = jnp.take_along_axis(group, places // GROUP, axis=1)
-    return best, jnp.take_along_axis(slot, places // GROUP, axis=1), group * GROUP + places % GROUP
+    return scored(inner, filed, allowed, asked, work, k)

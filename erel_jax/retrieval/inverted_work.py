@@ -43,33 +43,27 @@ def planned(near: np.ndarray, base: np.ndarray, starts: np.ndarray) -> Work:
     lists = near.ravel()
     counts = np.where(lists >= 0, starts[lists + 1] - starts[lists], 0)
     pair = np.repeat(np.arange(len(lists)), counts)
-    block = np.arange(len(pair)) - np.repeat(np.cumsum(counts) - counts, counts) + starts[lists][pair]
+    block = np.arange(len(pair)) + np.repeat(starts[lists] - np.cumsum(counts) + counts, counts)
     order = np.argsort(block, kind="stable")
     pair, block = pair[order], block[order]
-    run = _runs(block)
-    lanes = _lanes(len(block), int((run == 0).sum()))
-    item = np.cumsum(run % lanes == 0) - 1
+    first = np.flatnonzero(np.diff(block, prepend=-1))
+    run = np.arange(len(pair)) - np.repeat(first, np.diff(first, append=len(pair)))
+    most = _lanes(len(pair), len(first))
+    item, lane = np.cumsum(run % most == 0) - 1, run % most
     items = int(item[-1]) + 1 if len(item) else 0
-    width = _rounded_up(max(items, LEAST_ITEMS))
-    blocks, queries = np.zeros(width, np.int32), np.zeros((width, lanes), np.int32)
-    added = np.zeros((width, lanes), np.float32)
+    width = rounded_up(max(items, LEAST_ITEMS))
+    blocks, queries = np.zeros(width, np.int32), np.zeros((width, most), np.int32)
+    added = np.zeros((width, most), np.float32)
     query = pair // near.shape[1]
-    blocks[item], queries[item, run % lanes], added[item, run % lanes] = block, query, base.ravel()[pair]
-    turn = np.argsort(query, kind="stable")
-    most = int(np.bincount(query, minlength=1).max())
-    slots = np.full((len(near), max(4, 1 << max(most - 1, 0).bit_length())), -1, np.int32)
-    slots[query[turn], _runs(query[turn])] = (item * lanes + run % lanes)[turn]
+    blocks[item], queries[item, lane], added[item, lane] = block, query, base.ravel()[pair]
+    held = counts.reshape(near.shape).sum(axis=1)
+    slots = np.full((len(near), max(4, 1 << max(int(held.max()) - 1, 0).bit_length())), -1, np.int32)
+    # Query by query, each in the order of blocks.
+    slots[np.arange(slots.shape[1]) < held[:, None]] = (item * most + lane)[np.argsort(query, kind="stable")]
     return Work(blocks=blocks, queries=queries, base=added, slots=slots, count=np.int32(items))
 
 
-def _runs(values: np.ndarray) -> np.ndarray:
-    """0, 1, 2, … within each run of equal values."""
-    numbers = np.arange(len(values))
-    first = np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]
-    return numbers - np.maximum.accumulate(np.where(first, numbers, 0))
-
-
-def _rounded_up(items: int) -> int:
+def rounded_up(items: int) -> int:
     """To 2ⁿ or 3 · 2ⁿ⁻¹."""
     power = 1 << (items - 1).bit_length()
     return power - power // 4 if items <= power - power // 4 else power
@@ -77,4 +71,4 @@ def _rounded_up(items: int) -> int:
 
 def _lanes(pairs: int, blocks: int) -> int:
     """Queries per item: about as many as look into a block."""
-    return next((lanes for lanes in LANES if pairs <= 2 * lanes * max(blocks, 1)), LANES[-1])
+    return next((most for most in LANES if pairs <= 2 * most * max(blocks, 1)), LANES[-1])
