@@ -124,56 +124,54 @@ def search_inverted(
     check_vectors("queries", queries, code.width)
     check_count(k)
     allowed = _allowed(lists.filed, mask)
-    queries = np.asarray(queries, np.float32)
     answered = _scored if lists.filed.screen is None else _screened
-    scores = np.full((len(queries), k), -np.inf, np.float32)
-    rows = np.full((len(queries), k), -1, np.int32)
-    for chosen, (best, found) in answered(code, lists, queries, k, allowed):
-        best, found = best[: len(chosen)], found[: len(chosen)]
-        scores[chosen, : best.shape[1]], rows[chosen, : best.shape[1]] = best, found
+    scores, rows = answered(code, lists, np.asarray(queries, np.float32), k, allowed)
+    missing = ((0, 0), (0, k - scores.shape[1]))
+    if missing[1][1]:
+        scores, rows = np.pad(scores, missing, constant_values=-np.inf), np.pad(rows, missing)
     return Hits(rows=np.where(np.isfinite(scores), rows, -1), scores=scores)
 
 
 def _screened(
     code: Inverted, lists: Lists, queries: np.ndarray, k: int, allowed: jax.Array | None
-) -> Iterable[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
-    """Numbers of some queries, and their scores and rows; the last of those are of no query where a part is filled."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and rows [Q, K] of the hits, or fewer than K where the lists never hold so many."""
     size, parts = _parts(len(queries))
-    filled = np.pad(queries, ((0, size * parts - len(queries)), (0, 0)), mode="edge")
-    asked, held = asked_of(code, lists.filed, filled)
+    more = np.broadcast_to(queries[-1], (size * parts - len(queries), queries.shape[1]))
+    asked, held = asked_of(code, lists.filed, np.concatenate([queries, more]))
     held = np.asarray(held).reshape(parts, size)
     items = rounded_up(max(int(held.sum(axis=1).max()), LEAST_ITEMS))
     most = max(4, 1 << max(int(held.max()) - 1, 0).bit_length())
 
-    def answered(part: int) -> tuple[np.ndarray, np.ndarray]:
+    def answered(part: int) -> tuple[jax.Array, jax.Array]:
         options = {"size": size, "items": items, "most": most, "k": k}
-        best, found = screened(code.inner, lists.filed, allowed, asked, part, **options)
-        return np.asarray(best), np.asarray(found)
+        return jax.block_until_ready(screened(code.inner, lists.filed, allowed, asked, part, **options))
 
-    found = _in_turns(answered, zip(range(parts)))
-    return zip(np.array_split(np.arange(len(queries)), range(size, len(queries), size)), found, strict=True)
+    best, found = zip(*_in_turns(answered, zip(range(parts))), strict=True)
+    return np.concatenate(best)[: len(queries)], np.concatenate(found)[: len(queries)]
 
 
 def _scored(
     code: Inverted, lists: Lists, queries: np.ndarray, k: int, allowed: jax.Array | None
-) -> Iterable[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
+) -> tuple[np.ndarray, np.ndarray]:
     """As `_screened`."""
     values, near = (np.asarray(side) for side in _nearest(code, queries))
+    size, parts = _parts(len(queries))
     # Queries that look into the same lists are answered together.
     order = np.argsort(near[:, 0], kind="stable")
-    size, _ = _parts(len(queries))
-    cuts = [order[start : start + size] for start in range(0, len(order), size)]
+    filled = np.concatenate([order, np.repeat(order[-1:], size * parts - len(order))]).reshape(parts, size)
 
     def plan(chosen: np.ndarray) -> tuple[np.ndarray, Work]:
-        filled = np.pad(chosen, (0, size - len(chosen)), mode="edge")
-        base = values[filled] if code.residual else np.zeros_like(values[filled])
-        return queries[filled], planned(near[filled], base, lists.starts)
+        base = values[chosen] if code.residual else np.zeros_like(values[chosen])
+        return queries[chosen], planned(near[chosen], base, lists.starts)
 
-    def answered(asked: np.ndarray, work: Work) -> tuple[np.ndarray, np.ndarray]:
-        best, found = _answered(code.inner, lists.filed, allowed, asked, work, k)
-        return np.asarray(best), np.asarray(found)
+    def answered(asked: np.ndarray, work: Work) -> tuple[jax.Array, jax.Array]:
+        return jax.block_until_ready(_answered(code.inner, lists.filed, allowed, asked, work, k))
 
-    return zip(cuts, _in_turns(answered, map(plan, cuts)), strict=True)
+    best, found = zip(*_in_turns(answered, map(plan, filled)), strict=True)
+    # The first of equal queries: those that fill up the last part come after it.
+    turn = np.argsort(order, kind="stable")
+    return np.concatenate(best)[turn], np.concatenate(found)[turn]
 
 
 def _parts(queries: int) -> tuple[int, int]:
