@@ -4,11 +4,12 @@ A row r, as its code gives it back, is turned at random and every dimension goes
 goes to sixteen. The levels are kept as bit planes, so that a product of a row and a query is a few counts of common
 bits, with a fraction of the bytes and of the time of the codes themselves:
 
-    v = 2c - 7,  c in 0 … 7,  nearest to R r / (step σ);    w = u - 15/2,  u in 0 … 15,  nearest to R y / s
+    v = 2c - 7,  c in 0 … 7,  nearest to 2 R r / (.586 σ);    w = u - 15/2,  u in 0 … 15,  nearest to R y / s
     ⟨r, y⟩ ≈ S s ⟨v, w⟩,   S = ‖r‖² / ⟨R r, v⟩,   ⟨c, u⟩ = Σ_ij 2^(i+j) popcount(c_i & u_j)
 
-S makes the estimate right on average over rotations, as in EDEN (`codes.eden`), whose levels are not even and which
-stores nothing else. Rows are told apart by it, not scored: the best of them are scored again by their codes.
+σ is the root of the mean square of R r, s a fifteenth of twice the largest |R y|. S makes the estimate right on average
+over rotations, as in EDEN (`codes.eden`), whose levels are not even and which stores nothing else. Rows are told apart
+by it, not scored: the best of them are scored again by their codes.
 
 Reference: RaBitQ (Gao and Long 2024; several bits: Gao et al. 2024), of which this is a form with even levels.
 """
