@@ -36,6 +36,7 @@ class Asked:
 def nearest(code: Inverted, queries: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Scores float32[Q, P] and numbers int32[Q, P] of the lists to look into, -1 beyond the margin; jittable."""
     scores = jnp.matmul(queries, code.centroids.T, precision=jax.lax.Precision.HIGHEST)
+    # Without the barrier XLA's CPU backend sorts all scores as soon as other operations use the best of them.
     values, near = jax.lax.optimization_barrier(jax.lax.top_k(scores, code.probes))
     if code.margin is not None:
         near = jnp.where(values >= values[:, :1] - code.margin, near, -1)
